@@ -1,0 +1,58 @@
+VENV := .venv
+BIN := $(VENV)/bin
+
+CANDIDATES := python3.11 python3
+SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in $(CANDIDATES); do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
+
+CREATED := $(VENV)/.created
+DEMO_READY := $(VENV)/.demo-ready
+DEV_READY := $(VENV)/.dev-ready
+
+.PHONY: help demo test lint format types layers check bench clean
+.NOTPARALLEL:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+demo: $(DEMO_READY) ## install what training needs, then train and report a small example in runs/demo
+	$(BIN)/slimkern demo --out runs/demo
+
+test: $(DEV_READY) ## run the whole test suite
+	$(BIN)/pytest
+
+lint: $(DEV_READY) ## ruff: errors, style, docstrings
+	$(BIN)/ruff check
+
+format: $(DEV_READY) ## let ruff lay out the code
+	$(BIN)/ruff check --fix --select I
+	$(BIN)/ruff format
+
+types: $(DEV_READY) ## pyright on the package
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+layers: $(DEV_READY) ## imports only point down
+	$(BIN)/lint-imports
+
+check: lint types layers ## lint, types and layers
+
+bench: $(DEV_READY) ## run every benchmark
+	@set -e; for file in $(wildcard benchmarks/bench_*.py); do echo "$$file"; $(BIN)/python "$$file"; done
+
+clean: ## remove the environment and the caches; runs/ and data/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(CREATED):
+	@$(or $(PYTHON),false) -c '$(SUPPORTED)' || { \
+		echo 'slimkern needs Python 3.11 or newer. Tried: $(or $(PYTHON),$(CANDIDATES)).' \
+			'Install it, or name it: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(DEMO_READY): EXTRAS := train,plot
+$(DEV_READY): EXTRAS := dev
+$(DEMO_READY) $(DEV_READY): pyproject.toml setup.py | $(CREATED)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@

@@ -1,0 +1,5 @@
+"""The part of the build that needs Python; everything declarative is in pyproject.toml."""
+
+from setuptools import setup
+
+setup()

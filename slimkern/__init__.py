@@ -1,0 +1,31 @@
+"""slimkern trains slimmable and scrolling networks: all sub-networks of one weight in one pass."""
+
+from .nn import (
+    ConversionError,
+    ScrollConv2d,
+    ScrollLinear,
+    SwitchableBatchNorm2d,
+    current_scroll,
+    extract,
+    scroll_to,
+    scrollify,
+)
+from .width_batch import WidthBatch, at_width, every_width
+from .widths import Widths
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConversionError",
+    "ScrollConv2d",
+    "ScrollLinear",
+    "SwitchableBatchNorm2d",
+    "WidthBatch",
+    "Widths",
+    "at_width",
+    "current_scroll",
+    "every_width",
+    "extract",
+    "scroll_to",
+    "scrollify",
+]

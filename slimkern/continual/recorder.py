@@ -1,0 +1,128 @@
+"""What the trainer tells whoever listens.
+
+The trainer is handed a `Recorder` and knows nothing of folders, terminals or plots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from slimkern.continual.metrics import Counts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do.
+
+    Args:
+        tasks: classes per task.
+        epochs: epochs per task.
+        steps: steps per epoch, for each task.
+        widths: ascending widths, the last one 1.0.
+        parameters: trainable parameters of the whole network before the first task.
+    """
+
+    tasks: tuple[int, ...]
+    epochs: int
+    steps: tuple[int, ...]
+    widths: tuple[float, ...]
+    parameters: int
+
+    def __post_init__(self) -> None:
+        if len(self.steps) != len(self.tasks):
+            raise ValueError(f"steps names {len(self.steps)} tasks and tasks {len(self.tasks)}; they must be as many")
+
+
+@dataclass(frozen=True)
+class EpochSummary:
+    """One epoch in numbers.
+
+    Args:
+        task: index of the task, from 0.
+        epoch: index of the epoch inside its task, from 0.
+        loss: mean loss of the epoch.
+        losses: mean of each named part of the loss.
+        learning_rate: the rate that the epoch was trained with.
+        validation_accuracy: percent, or None without a validation set.
+        seconds: duration of the epoch.
+    """
+
+    task: int
+    epoch: int
+    loss: float
+    losses: dict[str, float]
+    learning_rate: float
+    validation_accuracy: float | None
+    seconds: float
+
+
+class Recorder(Protocol):
+    """Listens to a training run."""
+
+    def started(self, plan: Plan, task: int, epoch: int) -> None:
+        """The run begins with this task and epoch; they are beyond (0, 0) when it is resumed."""
+
+    def epoch_finished(self, summary: EpochSummary) -> None:
+        """An epoch has been trained."""
+
+    def task_finished(self, task: int, counts: Counts) -> None:
+        """A task has been learned and every task seen so far evaluated; the counts are those of the whole run."""
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Here is all that is needed to go on. Comes after each `epoch_finished` and each `task_finished`."""
+
+    def finished(self, counts: Counts) -> None:
+        """The run is complete."""
+
+
+class Silent:
+    """A recorder that listens to nothing."""
+
+    def started(self, plan: Plan, task: int, epoch: int) -> None:
+        """Does nothing."""
+
+    def epoch_finished(self, summary: EpochSummary) -> None:
+        """Does nothing."""
+
+    def task_finished(self, task: int, counts: Counts) -> None:
+        """Does nothing."""
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def finished(self, counts: Counts) -> None:
+        """Does nothing."""
+
+
+class Several:
+    """Passes on all it hears to each of its recorders, in their order."""
+
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
+        self.recorders = tuple(recorders)
+
+    def started(self, plan: Plan, task: int, epoch: int) -> None:
+        """Tells each recorder."""
+        for recorder in self.recorders:
+            recorder.started(plan, task, epoch)
+
+    def epoch_finished(self, summary: EpochSummary) -> None:
+        """Tells each recorder."""
+        for recorder in self.recorders:
+            recorder.epoch_finished(summary)
+
+    def task_finished(self, task: int, counts: Counts) -> None:
+        """Tells each recorder."""
+        for recorder in self.recorders:
+            recorder.task_finished(task, counts)
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Tells each recorder."""
+        for recorder in self.recorders:
+            recorder.checkpoint(state)
+
+    def finished(self, counts: Counts) -> None:
+        """Tells each recorder."""
+        for recorder in self.recorders:
+            recorder.finished(counts)

@@ -1,0 +1,1 @@
+"""Run folders, progress and reports: what happens around a training run."""

@@ -1,0 +1,60 @@
+"""A recorder that keeps the run in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from slimkern.continual.metrics import Counts
+from slimkern.continual.recorder import EpochSummary, Plan
+from slimkern.experiments.run_folder import RunFolder
+
+
+class FolderRecorder:
+    """Writes checkpoints, counts and events to a run folder that is open for writing.
+
+    Events of epochs and tasks wait for the checkpoint that holds them. So a run killed in between tells of an epoch
+    once, although it is trained twice.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._waiting: list[tuple[str, dict[str, Any]]] = []
+
+    def started(self, plan: Plan, task: int, epoch: int) -> None:
+        """Notes the plan, where the run begins, and the versions that train it."""
+        versions = {"slimkern": _version("slimkern"), "torch": _version("torch")}
+        self.folder.append_event("started", task=task, epoch=epoch, plan=asdict(plan), versions=versions)
+
+    def epoch_finished(self, summary: EpochSummary) -> None:
+        """Keeps the summary until the next checkpoint."""
+        self._waiting.append(("epoch_finished", asdict(summary)))
+
+    def task_finished(self, task: int, counts: Counts) -> None:
+        """Stores the counts; the event waits for the next checkpoint."""
+        self.folder.save_counts(counts)
+        self._waiting.append(("task_finished", {"task": task}))
+
+    def checkpoint(self, state: dict[str, Any]) -> None:
+        """Stores the state, then the events that led to it."""
+        self.folder.save_checkpoint(state)
+        self._write_waiting()
+
+    def finished(self, counts: Counts) -> None:
+        """Stores the counts of the whole run and closes the list of events."""
+        self.folder.save_counts(counts)
+        self._write_waiting()
+        self.folder.append_event("finished")
+
+    def _write_waiting(self) -> None:
+        for kind, fields in self._waiting:
+            self.folder.append_event(kind, **fields)
+        self._waiting.clear()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

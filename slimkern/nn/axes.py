@@ -1,0 +1,130 @@
+"""Which channel axes of a network belong together, and which of them are whole.
+
+Additions, pointwise functions, pooling and batch norms tie the channels of what goes in to those of what comes out;
+convolutions and linear layers part them. An axis tied to the network's input (image channels) or output (classes) is
+whole; all others can be sliced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from ..slabwise import SLABWISE
+
+_QUERIES = frozenset({"size", "dim", "shape", "ndim", "device", "dtype"})
+_SOUND = SLABWISE | {"iadd", "imul", "truediv"}
+_WHOLE = "whole"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Whether the input and the output channels of a layer are whole."""
+
+    whole_in: bool
+    whole_out: bool
+
+
+class _Tracer(fx.Tracer):
+    """Stops at the modules of torch, and at layers that are swapped."""
+
+    def __init__(self, leaves: set[nn.Module]) -> None:
+        super().__init__()
+        self._leaves = leaves
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m in self._leaves or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Sets:
+    """Disjoint sets of channel axes; each set is named by one of its members."""
+
+    def __init__(self) -> None:
+        self._parents: dict[Any, Any] = {}
+
+    def name(self, axis: Any) -> Any:
+        while (parent := self._parents.get(axis, axis)) != axis:
+            axis = parent
+        return axis
+
+    def tie(self, *axes: Any) -> None:
+        first, *others = (self.name(axis) for axis in axes)
+        for other in others:
+            self._parents[other] = first
+
+
+def find_axes(net: nn.Module, layers: dict[str, nn.Module]) -> tuple[dict[str, Axes], dict[str, str]]:
+    """Follow the channels of `net` through its forward pass, traced symbolically by `torch.fx`.
+
+    Args:
+        net: the network.
+        layers: the layers to classify, by name: convolutions, linear layers and batch norms.
+
+    Returns:
+        The axes of each layer; and, by name, what can't be part of a slimmable network and why.
+
+    Raises:
+        Exception: whatever `torch.fx` raises where the forward pass depends on its data.
+    """
+    modules = dict(net.named_modules())
+    sets = _Sets()
+    numbers: set[fx.Node] = set()
+    calls: dict[str, list[fx.Node]] = {}
+    doubtful: list[tuple[fx.Node, str, str]] = []
+    nodes = list(_Tracer(set(layers.values())).trace(net).nodes)
+    for node in nodes:
+        inputs = [argument for argument in node.all_input_nodes if argument not in numbers]
+        if node.op in ("placeholder", "get_attr", "output"):
+            sets.tie(_WHOLE, node, *inputs)
+        elif node.op == "call_module" and node.target in layers:
+            calls.setdefault(node.target, []).append(node)
+            sets.tie(*(call.all_input_nodes[0] for call in calls[node.target]))
+            sets.tie(*calls[node.target])
+            if not _parts(layers[node.target]):
+                sets.tie(node, inputs[0])
+        elif _is_number(node, inputs):
+            numbers.add(node)
+        else:
+            sets.tie(node, *inputs)
+            if node.op != "call_module" and _function(node) not in _SOUND:
+                doubtful.append((node, f"{node.name} ({_function(node)})", "has no sound meaning for slabs"))
+            elif node.op == "call_module" and next(modules[node.target].parameters(), None) is not None:
+                kind = type(modules[node.target]).__name__
+                doubtful.append((node, f"{node.target} ({kind})", "holds weights and has no slimmable form"))
+    whole = sets.name(_WHOLE)
+    axes = {
+        name: Axes(sets.name(called[0].all_input_nodes[0]) == whole, sets.name(called[0]) == whole)
+        for name, called in calls.items()
+    }
+    split = _split(nodes, layers, axes)
+    obstacles = {name: why for node, name, why in doubtful if not split.isdisjoint(node.all_input_nodes)}
+    obstacles |= {name: "is never reached by the forward pass" for name in layers if name not in calls}
+    return axes, obstacles
+
+
+def _split(nodes: list[fx.Node], layers: dict[str, nn.Module], axes: dict[str, Axes]) -> set[fx.Node]:
+    """The nodes at which the sub-networks no longer see one shared tensor."""
+    split: set[fx.Node] = set()
+    for node in nodes:
+        layer = layers.get(node.target) if node.op == "call_module" else None
+        parts = layer is not None and (isinstance(layer, nn.BatchNorm2d) or axes[node.target] != Axes(True, True))
+        if parts or not split.isdisjoint(node.all_input_nodes):
+            split.add(node)
+    return split
+
+
+def _parts(layer: nn.Module) -> bool:
+    """Whether the output channels of a layer are others than its input channels; groups are cut whole, so they aren't."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+
+
+def _is_number(node: fx.Node, inputs: list[fx.Node]) -> bool:
+    """Whether a node is a size or the like, computed from other numbers or asked of a tensor."""
+    asked = node.args[1] if _function(node) == "getattr" else _function(node)
+    return asked in _QUERIES or (bool(node.all_input_nodes) and not inputs)
+
+
+def _function(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

@@ -1,0 +1,126 @@
+"""A convolution whose sub-networks share one weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import backends, scroll_conv2d
+from ..ops.rotation import bias_part, read
+from ..width_batch import WidthBatch
+from ..widths import Widths
+from .scroll_layer import ScrollLayer
+
+
+class ScrollConv2d(ScrollLayer, nn.Conv2d):
+    """`torch.nn.Conv2d` at several widths, with a ranking of its channels that scrolls.
+
+    A tensor goes through the whole layer, a WidthBatch through the sub-networks of its widths. Takes the arguments of
+    `torch.nn.Conv2d` in the same order; at width 1.0 and scroll 0 it is exactly that. With groups, whole groups are cut.
+
+    Args:
+        widths: a number of even widths, or ascending fractions that end in 1.0.
+        whole_in: widths don't apply to the input channels.
+        whole_out: widths don't apply to the output channels.
+
+    Shape:
+        [N, C_in, H, W] to [N, C_out, H', W'] as a tensor; [N, w*C_in, H, W] to [N, w*C_out, H', W'] for each slab.
+
+    Raises:
+        ValueError: channels or groups that the widths don't divide; groups with one axis whole and the other sliced.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        widths: int | Sequence[float] | Widths = 4,
+        whole_in: bool = False,
+        whole_out: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._slim(widths, whole_in, whole_out)
+        self._check_axis("in_channels", self.in_channels, whole_in)
+        self._check_axis("out_channels", self.out_channels, whole_out)
+        if self.groups > 1 and whole_in != whole_out:
+            raise ValueError(f"groups={self.groups}: whole_in and whole_out must agree, as groups are cut whole")
+        if self.groups > 1 and not whole_in:
+            self.widths.check_divide(self.groups, "groups", " since groups are cut whole")
+
+    @classmethod
+    def from_parent(
+        cls, conv: nn.Conv2d, widths: int | Sequence[float] | Widths, whole_in: bool = False, whole_out: bool = False
+    ) -> ScrollConv2d:
+        """The same layer at several widths. The parameters are not copied: they are the given layer's own.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        layer = cls(
+            conv.in_channels, conv.out_channels, _pair(conv.kernel_size), _pair(conv.stride), conv.padding,
+            _pair(conv.dilation), conv.groups, conv.bias is not None, conv.padding_mode, device="meta",
+            widths=widths, whole_in=whole_in, whole_out=whole_out,
+        )  # fmt: skip
+        layer.weight, layer.bias = conv.weight, conv.bias
+        return layer.train(conv.training)
+
+    def extract(self, width: float) -> nn.Conv2d:
+        """The sub-network of one width as an ordinary `torch.nn.Conv2d` with weights of its own.
+
+        Raises:
+            ValueError: `width` is none of this layer's.
+        """
+        outputs, inputs = self._sizes(width)
+        cut = self.groups > 1 and not self.whole_in
+        conv = nn.Conv2d(
+            inputs, outputs, _pair(self.kernel_size), _pair(self.stride), self.padding, _pair(self.dilation),
+            self.widths.channels(self.groups, width) if cut else self.groups, self.bias is not None,
+            self.padding_mode, device="meta",
+        )  # fmt: skip
+        out_offset, in_offset = self._offsets()
+        columns = (inputs, in_offset) if self.groups == 1 else (self.weight.shape[1], 0)
+        part = read(self.weight.detach(), (outputs, columns[0]), (out_offset, columns[1])).clone()
+        conv.weight = nn.Parameter(part, self.weight.requires_grad)
+        if self.bias is not None:
+            own = bias_part(self.bias.detach(), outputs, out_offset)
+            conv.bias = nn.Parameter(own.clone(), self.bias.requires_grad)
+        return conv.train(self.training)
+
+    def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:  # noqa: A002 - the parent's name
+        """Answer a tensor at width 1.0, a WidthBatch at its widths."""
+        if isinstance(input, WidthBatch):
+            return self._answer(input, self.in_channels, self.out_channels, 1, self._apply_slabs)
+        if self.scroll == 0:
+            return super().forward(input)
+        return self._apply_slabs([input], [self.out_channels])[0]
+
+    def _sizes(self, width: float) -> tuple[int, int]:
+        (outputs,) = self._counts(self.out_channels, self.whole_out, [width])
+        (inputs,) = self._counts(self.in_channels, self.whole_in, [width])
+        return outputs, inputs
+
+    def _offsets(self) -> tuple[int, int]:
+        return self._offset(self.out_channels, self.whole_out), self._offset(self.in_channels, self.whole_in)
+
+    def _apply_slabs(self, slabs: Sequence[Tensor], outputs: list[int]) -> list[Tensor]:
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        padding = [top, left]
+        if self.padding_mode != "zeros" or left != right or top != bottom:
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            slabs, padding = [F.pad(slab, [left, right, top, bottom], mode) for slab in slabs], [0, 0]
+        return scroll_conv2d(
+            slabs, self.weight, self.bias, outputs, *self._offsets(), self.stride, padding, self.dilation, self.groups
+        )
+
+    def extra_repr(self) -> str:
+        """Arguments, widths, scroll and backend."""
+        return f"{super().extra_repr()}, {self._slimming_repr(backends.choose('scroll_conv2d', self.weight.device))}"
+
+
+def _pair(numbers: tuple[int, ...]) -> tuple[int, int]:
+    first, second = numbers
+    return first, second

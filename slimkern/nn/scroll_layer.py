@@ -1,0 +1,76 @@
+"""What scrolling layers have in common: widths, whole axes, the scroll, and how they answer a WidthBatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..width_batch import WidthBatch
+from ..widths import Widths
+
+Apply = Callable[[Sequence[Tensor], list[int]], list[Tensor]]
+
+
+class ScrollLayer(nn.Module):
+    """Mixin of the drop-in layers whose weight is shared by nested sub-networks and read through rotated indices.
+
+    Attributes:
+        widths: the widths that this layer can be seen at.
+        whole_in: widths don't apply to the input axis (image channels, say).
+        whole_out: widths don't apply to the output axis (classes, say).
+        scroll: how far the ranking has been rolled, in blocks. Saved beside the weights, in the metadata of the state
+            dict, so that its keys stay those of the parent class.
+    """
+
+    widths: Widths
+    whole_in: bool
+    whole_out: bool
+    scroll: int
+
+    def _slim(self, widths: int | Sequence[float] | Widths, whole_in: bool, whole_out: bool) -> None:
+        self.widths, self.whole_in, self.whole_out, self.scroll = Widths.of(widths), whole_in, whole_out, 0
+
+    def _check_axis(self, name: str, total: int, whole: bool) -> None:
+        if not whole:
+            flag = "whole_in" if name.startswith("in") else "whole_out"
+            self.widths.check_divide(total, name, f", or pass {flag}=True if widths don't apply to this axis")
+
+    def _counts(self, total: int, whole: bool, widths: Sequence[float]) -> list[int]:
+        return [total if whole else self.widths.channels(total, width) for width in widths]
+
+    def _offset(self, total: int, whole: bool) -> int:
+        return 0 if whole else self.widths.offset(total, self.scroll)
+
+    def _answer(self, batch: WidthBatch, inputs: int, outputs: int, axis: int, apply: Apply) -> WidthBatch:
+        """Answer a batch in kind: check its slabs against `inputs` channels, and give `outputs` at its widths."""
+        if batch.shared and self.whole_in and self.whole_out:
+            self._check_slabs(batch.slabs, [inputs], axis)
+            return WidthBatch(apply(batch.slabs, [outputs]), batch.widths, shared=True)
+        widths = batch.resolve(self.widths)
+        expected = self._counts(inputs, self.whole_in, widths)
+        self._check_slabs(batch.slabs * len(widths) if batch.shared else batch.slabs, expected, axis)
+        return WidthBatch(apply(batch.slabs, self._counts(outputs, self.whole_out, widths)), widths)
+
+    def _check_slabs(self, slabs: Sequence[Tensor], expected: Sequence[int], axis: int) -> None:
+        given = [slab.shape[axis] for slab in slabs]
+        if given != list(expected):
+            kind = "whole" if self.whole_in else "sliced"
+            raise ValueError(
+                f"{type(self).__name__} with a {kind} input axis and widths {self.widths.fractions} takes slabs of "
+                f"{list(expected)} channels, but was given {given}"
+            )
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            destination._metadata[prefix[:-1]]["scroll"] = self.scroll
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: dict, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        self.scroll = int(local_metadata.get("scroll", self.scroll)) % self.widths.blocks
+
+    def _slimming_repr(self, backend: str) -> str:
+        whole = ", ".join(name for name in ("whole_in", "whole_out") if getattr(self, name))
+        return f"widths={self.widths.fractions}, scroll={self.scroll}{', ' * bool(whole)}{whole}, backend={backend}"

@@ -1,0 +1,189 @@
+"""A batch norm for each width of a slimmable network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import backends, switchable_batch_norm
+from ..width_batch import WidthBatch
+from ..widths import Widths
+
+
+class SwitchableBatchNorm2d(nn.Module):
+    """One batch norm per width (Yu et al. 2019, "Slimmable Neural Networks"), indexed by position: it never scrolls.
+
+    A tensor is normalised by the batch norm of width 1.0, each slab of a WidthBatch by that of its own width. Takes the
+    arguments of `torch.nn.BatchNorm2d` in the same order. Parameters and running statistics of all widths lie one after
+    the other in flat vectors, narrowest first. The state dict of a plain batch norm loads into every width.
+
+    Args:
+        num_features: channels C of width 1.0.
+        eps: added to the variance.
+        momentum: share of the batch in the running statistics; None for their plain average.
+        affine: learn a scale and a shift.
+        track_running_stats: keep running statistics for evaluation.
+        widths: a number of even widths, or ascending fractions that end in 1.0.
+        whole: widths don't apply to the channels: every width normalises all of them.
+
+    Shape:
+        [N, C, H, W] as a tensor; [N, w*C, H, W] for each slab.
+
+    Raises:
+        ValueError: channels that the widths don't divide.
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        widths: int | Sequence[float] | Widths = 4,
+        whole: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum, self.whole = num_features, eps, momentum, whole
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self.widths = Widths.of(widths)
+        if not whole:
+            self.widths.check_divide(num_features, "num_features", ", or pass whole=True if widths don't apply to it")
+        self.sizes = tuple(self._size(width) for width in self.widths.fractions)
+        self.offsets = tuple(sum(self.sizes[:place]) for place in range(len(self.sizes)))
+        total, kind = sum(self.sizes), {"device": device, "dtype": dtype}
+        self.weight = nn.Parameter(torch.ones(total, **kind)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(total, **kind)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(total, **kind) if track_running_stats else None)
+        self.register_buffer("running_var", torch.ones(total, **kind) if track_running_stats else None)
+        counts = torch.zeros(len(self.sizes), dtype=torch.long, device=device) if track_running_stats else None
+        self.register_buffer("num_batches_tracked", counts)
+
+    @classmethod
+    def from_parent(
+        cls, norm: nn.BatchNorm2d, widths: int | Sequence[float] | Widths, whole: bool = False
+    ) -> SwitchableBatchNorm2d:
+        """A batch norm per width, each starting from the first channels of the given one.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        sample = norm.weight if norm.affine else norm.running_mean
+        layer = cls(
+            norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats,
+            None if sample is None else sample.device, None if sample is None else sample.dtype,
+            widths=widths, whole=whole,
+        )  # fmt: skip
+        layer.load_state_dict(norm.state_dict())
+        for own, given in zip(layer.parameters(), norm.parameters(), strict=True):
+            own.requires_grad_(given.requires_grad)
+        return layer.train(norm.training)
+
+    def extract(self, width: float) -> nn.BatchNorm2d:
+        """The batch norm of one width as an ordinary `torch.nn.BatchNorm2d` with parameters of its own.
+
+        Raises:
+            ValueError: `width` is none of this layer's.
+        """
+        place = self.widths.index(width)
+        norm = nn.BatchNorm2d(
+            self.sizes[place], self.eps, self.momentum, self.affine, self.track_running_stats, device="meta"
+        )
+        norm.to_empty(device=self._device())
+        own = self._own(place)
+        state = {name: tensor[place if tensor.dtype == torch.long else own] for name, tensor in self.state_dict().items()}
+        norm.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
+        for mine, given in zip(norm.parameters(), self.parameters(), strict=True):
+            mine.requires_grad_(given.requires_grad)
+        return norm.train(self.training)
+
+    def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:  # noqa: A002 - the parent's name
+        """Answer a tensor at width 1.0, a WidthBatch at its widths."""
+        if not isinstance(input, WidthBatch):
+            return self._normalise([input], [len(self.sizes) - 1])[0]
+        widths = input.resolve(self.widths)
+        slabs = input.slabs * len(widths) if input.shared else input.slabs
+        return WidthBatch(self._normalise(slabs, [self.widths.index(width) for width in widths]), widths)
+
+    def _normalise(self, slabs: Sequence[Tensor], places: list[int]) -> list[Tensor]:
+        given, expected = [slab.shape[1] for slab in slabs], [self.sizes[place] for place in places]
+        if given != expected:
+            raise ValueError(
+                f"SwitchableBatchNorm2d of {self.num_features} channels and widths {self.widths.fractions} takes slabs "
+                f"of {expected} channels, but was given {given}"
+            )
+        offsets = [self.offsets[place] for place in places]
+        if not self.training and self.track_running_stats:
+            return switchable_batch_norm(
+                slabs, self.weight, self.bias, offsets, self.running_mean, self.running_var, self.eps
+            )[0]
+        results, mean, variance = switchable_batch_norm(slabs, self.weight, self.bias, offsets, eps=self.eps)
+        if self.training and self.track_running_stats:
+            self._track(places, mean.detach(), variance.detach(), slabs[0].numel() // slabs[0].shape[1])
+        return results
+
+    def _track(self, places: list[int], mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics of the widths at `places` towards the batch's, of `count` values a channel."""
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        adjoining = self.momentum is not None and places == list(range(places[0], places[-1] + 1))
+        start = 0
+        for run in [places] if adjoining else [[place] for place in places]:
+            self.num_batches_tracked[run[0] : run[-1] + 1] += 1
+            share = 1.0 / self.num_batches_tracked[run[0]] if self.momentum is None else self.momentum
+            own = slice(self.offsets[run[0]], self._own(run[-1]).stop)
+            here = slice(start, start + own.stop - own.start)
+            self.running_mean[own].lerp_(mean[here], share)
+            self.running_var[own].lerp_(variance[here] * (count / (count - 1)), share)
+            start = here.stop
+
+    def reset_running_stats(self) -> None:
+        """Forget the running statistics of every width."""
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Start again: scale 1, shift 0, no running statistics."""
+        self.reset_running_stats()
+        if self.weight is not None and self.bias is not None:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        for name, own in (*self._parameters.items(), *self._buffers.items()):
+            given = state_dict.get(prefix + name)
+            if given is None or own is None or given.shape == own.shape:
+                continue
+            if given.dim() == 0:
+                state_dict[prefix + name] = given.repeat(len(self.sizes))
+            elif given.shape[0] == self.num_features:
+                state_dict[prefix + name] = torch.cat([given[:size] for size in self.sizes])
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        """Arguments, widths and backend."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}, widths={self.widths.fractions}{', whole' * self.whole}, "
+            f"backend={backends.choose('switchable_batch_norm', self._device())}"
+        )
+
+    def _size(self, width: float) -> int:
+        return self.num_features if self.whole else self.widths.channels(self.num_features, width)
+
+    def _own(self, place: int) -> slice:
+        return slice(self.offsets[place], self.offsets[place] + self.sizes[place])
+
+    def _device(self) -> torch.device:
+        return next((t.device for t in (self.weight, self.running_mean) if t is not None), torch.device("cpu"))

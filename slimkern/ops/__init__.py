@@ -1,0 +1,11 @@
+"""The operators: each computes something for all slabs of a batch at once.
+
+Every file holds one operator: its plain-torch reference, which is the specification, its registration with
+`torch.library` (schema, fake, autograd) and the checked public function.
+"""
+
+from .scroll_conv2d import scroll_conv2d
+from .scroll_linear import scroll_linear
+from .switchable_batch_norm import switchable_batch_norm
+
+__all__ = ["scroll_conv2d", "scroll_linear", "switchable_batch_norm"]

@@ -1,0 +1,125 @@
+"""Linear map of every slab by its sub-network's part of one weight, read through rotated channel indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backends import choose
+from .checks import autocast, check_channels, check_offset, check_slabs, check_weight
+from .rotation import Gradient, bias_part, read, sum_of_prefixes
+
+
+def scroll_linear(
+    slabs: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    out_features: Sequence[int],
+    out_offset: int = 0,
+    in_offset: int = 0,
+) -> list[Tensor]:
+    """Map each slab by the sub-network that takes its features and gives `out_features`.
+
+    Section 3 of the design: y[i] = sum_j W[(i + out_offset) mod C_out, (j + in_offset) mod C_in] * x[j] + b[...].
+
+    Args:
+        slabs: [..., C_s] each, or a single one that all sub-networks share; float64, float32, bfloat16 or float16.
+        weight: [C_out, C_in], the whole stored weight, of the slabs' dtype (any, under autocast).
+        bias: [C_out] or None.
+        out_features: features that each sub-network gives.
+        out_offset: stored feature that output position 0 is, in [0, C_out).
+        in_offset: stored feature that input position 0 is, in [0, C_in).
+
+    Returns:
+        One tensor [..., out_features[s]] a sub-network.
+
+    Raises:
+        ValueError: a wrong feature count, offset, device or dtype, or an empty batch.
+    """
+    check_slabs("scroll_linear", slabs)
+    slabs, weight, bias = autocast(slabs, weight, bias)
+    check_weight("scroll_linear", "weight", weight, slabs[0])
+    check_weight("scroll_linear", "bias", bias, slabs[0])
+    check_channels("scroll_linear", slabs, -1, out_features, (weight.shape[0], weight.shape[1]))
+    check_offset("scroll_linear", "out_offset", out_offset, weight.shape[0])
+    check_offset("scroll_linear", "in_offset", in_offset, weight.shape[1])
+    choose("scroll_linear", weight.device)
+    return _forward(slabs, weight, bias, out_features, out_offset, in_offset)
+
+
+def _reference(
+    slabs: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    out_features: Sequence[int],
+    out_offset: int,
+    in_offset: int,
+) -> list[Tensor]:
+    """The operator in plain torch: one matrix product a slab, or one in all where the sub-networks share their input."""
+
+    def apply(slab: Tensor, outputs: int) -> Tensor:
+        part = read(weight, (outputs, slab.shape[-1]), (out_offset, in_offset))
+        return F.linear(slab, part, bias_part(bias, outputs, out_offset))
+
+    if len(slabs) == len(out_features):
+        return [apply(slab, outputs) for slab, outputs in zip(slabs, out_features, strict=True)]
+    whole = apply(slabs[0], max(out_features))
+    return [whole[..., :outputs].clone() for outputs in out_features]
+
+
+def _reference_backward(
+    grads: Sequence[Tensor],
+    slabs: Sequence[Tensor],
+    weight: Tensor,
+    out_offset: int,
+    in_offset: int,
+    needed: Sequence[bool],
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Gradients of the slabs, the weight and the bias in plain torch; those not `needed` are empty tensors."""
+    if len(slabs) < len(grads):
+        grads = [sum_of_prefixes(grads, axis=-1)]
+    nothing = weight.new_empty(0)
+    of_slabs, of_weight, of_bias = [], Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
+    # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
+    for slab, grad in zip(reversed(slabs), reversed(grads), strict=True):
+        part = read(weight, (grad.shape[-1], slab.shape[-1]), (out_offset, in_offset))
+        of_slabs.insert(0, grad @ part if needed[0] else nothing.clone())
+        rows = grad.reshape(-1, grad.shape[-1])
+        if needed[1]:
+            of_weight.add(rows.T @ slab.reshape(-1, slab.shape[-1]), (out_offset, in_offset))
+        if needed[2]:
+            of_bias.add(rows.sum(0)[:, None], (out_offset, 0))
+    return (
+        of_slabs,
+        of_weight.total() if needed[1] else nothing.clone(),
+        of_bias.total()[:, 0] if needed[2] else nothing.clone(),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+    slabs, weight, bias, _, *ctx.geometry = inputs
+    ctx.has_bias = bias is not None
+    ctx.save_for_backward(*slabs, weight)
+
+
+def _autograd(ctx: Any, grads: list[Tensor]) -> tuple:
+    *slabs, weight = ctx.saved_tensors
+    needed = [any(ctx.needs_input_grad[0]), ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
+    of_slabs, of_weight, of_bias = _backward(grads, slabs, weight, *ctx.geometry, needed)
+    return (
+        of_slabs if needed[0] else [None] * len(slabs),
+        of_weight if needed[1] else None,
+        of_bias if needed[2] else None,
+        *[None] * (1 + len(ctx.geometry)),
+    )
+
+
+_forward = torch.library.custom_op("slimkern::scroll_linear", _reference, mutates_args=())
+_forward.register_fake(_reference)
+_forward.register_autograd(_autograd, setup_context=_setup_context)
+_backward = torch.library.custom_op("slimkern::scroll_linear_backward", _reference_backward, mutates_args=())
+_backward.register_fake(_reference_backward)

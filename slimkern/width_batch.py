@@ -1,0 +1,207 @@
+"""Slabs that travel together through a network, and the functions that may act on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .slabwise import SLABWISE, check_partner, check_result, refusal
+from .widths import Widths
+
+
+class WidthBatch:
+    """One batch of data as several sub-networks see it: a slab for each width.
+
+    Not a tensor. It answers the functions of torch in `SLABWISE` slab by slab, and layers of `slimkern.nn` at all its
+    widths at once. Iterating gives (width, slab) pairs. Before the first sliced layer the slabs are one shared tensor.
+
+    Attributes:
+        slabs: one tensor for each width, [N, w*C, ...]; a single shared one before the first sliced layer.
+        widths: the widths that the slabs belong to, ascending; None for "every width of the network that reads it".
+        shared: whether the sub-networks still see the same tensor.
+    """
+
+    def __init__(self, slabs: Sequence[Tensor], widths: Sequence[float] | None, shared: bool = False) -> None:
+        if not shared and (widths is None or len(slabs) != len(widths)):
+            raise ValueError(f"{len(slabs)} slabs need as many widths, not {widths}")
+        self.slabs = tuple(slabs)
+        self.widths = None if widths is None else tuple(widths)
+        self.shared = shared
+
+    def resolve(self, widths: Widths) -> tuple[float, ...]:
+        """The widths that a layer with `widths` sees in this batch.
+
+        Raises:
+            ValueError: this batch has widths that the layer doesn't.
+        """
+        if self.widths is None:
+            return widths.fractions
+        unknown = [width for width in self.widths if width not in widths.fractions]
+        if unknown:
+            raise ValueError(f"a WidthBatch of widths {self.widths} met a layer of widths {widths.fractions}")
+        return self.widths
+
+    def at(self, width: float) -> Tensor:
+        """The slab of one width.
+
+        Raises:
+            ValueError: there is no slab of this width here.
+        """
+        for own, slab in self:
+            if own == width:
+                return slab
+        raise ValueError(f"width {width} is none of this batch's widths {self.widths}")
+
+    def __iter__(self) -> Iterator[tuple[float, Tensor]]:
+        if self.widths is None:
+            raise ValueError("this WidthBatch has met no sliced layer yet, so its widths aren't known")
+        return iter(zip(self.widths, self.slabs * len(self.widths) if self.shared else self.slabs, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.slabs if self.widths is None else self.widths)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(list(slab.shape)) for slab in self.slabs)
+        return f"WidthBatch(widths={self.widths or 'every'}, {'shared ' if self.shared else ''}{shapes})"
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> WidthBatch:
+        return _slabwise(func, args, kwargs or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name in SLABWISE and hasattr(Tensor, name):
+            return lambda *args, **kwargs: _slabwise(getattr(Tensor, name), (self, *args), kwargs)
+        if hasattr(Tensor, name):
+            raise TypeError(refusal(f"Tensor.{name}"))
+        raise AttributeError(f"'WidthBatch' object has no attribute '{name}'")
+
+    @property
+    def device(self) -> torch.device:
+        """The device of all slabs."""
+        return self.slabs[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of all slabs."""
+        return self.slabs[0].dtype
+
+    @property
+    def shape(self) -> CommonShape:
+        """Sizes of the axes on which the slabs agree; asking for another one raises TypeError."""
+        return CommonShape(self.slabs)
+
+    def size(self, dim: int | None = None) -> int | CommonShape:
+        """As `torch.Tensor.size`, for the axes on which the slabs agree."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        """Number of axes of each slab."""
+        return self.slabs[0].dim()
+
+    def __add__(self, other: Any) -> WidthBatch:
+        return torch.add(self, other)
+
+    def __sub__(self, other: Any) -> WidthBatch:
+        return torch.sub(self, other)
+
+    def __mul__(self, other: Any) -> WidthBatch:
+        return torch.mul(self, other)
+
+    def __truediv__(self, other: Any) -> WidthBatch:
+        return torch.div(self, other)
+
+    def __rsub__(self, other: Any) -> WidthBatch:
+        return torch.rsub(self, other)
+
+    def __neg__(self) -> WidthBatch:
+        return torch.neg(self)
+
+    def __iadd__(self, other: Any) -> WidthBatch:
+        return _slabwise(Tensor.add_, (self, other), {})
+
+    def __imul__(self, other: Any) -> WidthBatch:
+        return _slabwise(Tensor.mul_, (self, other), {})
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+
+class CommonShape:
+    """The shape of slabs, axis by axis where they agree."""
+
+    def __init__(self, slabs: Sequence[Tensor]) -> None:
+        self._shapes = [slab.shape for slab in slabs]
+
+    def __getitem__(self, axis: int) -> int:
+        sizes = [shape[axis] for shape in self._shapes]
+        if any(size != sizes[0] for size in sizes):
+            raise TypeError(f"the slabs of this WidthBatch differ on axis {axis}: {sizes}; use -1, or flatten")
+        return sizes[0]
+
+    def __len__(self) -> int:
+        return len(self._shapes[0])
+
+
+def every_width(images: Tensor) -> WidthBatch:
+    """Show `images` [N, ...] to every sub-network of the network that reads them.
+
+    Raises:
+        TypeError: `images` is no tensor.
+    """
+    return WidthBatch((_tensor(images),), None, shared=True)
+
+
+def at_width(images: Tensor, width: float) -> WidthBatch:
+    """Show `images` [N, ...] to the sub-network of one width. The network answers with a WidthBatch of one slab.
+
+    Raises:
+        TypeError: `images` is no tensor.
+        ValueError: `width` is outside (0, 1]. That a network has no such width is raised when it reads the batch.
+    """
+    if not 0 < width <= 1:
+        raise ValueError(f"width={width} must be in (0, 1]")
+    return WidthBatch((_tensor(images),), (float(width),), shared=True)
+
+
+def _tensor(images: Any) -> Tensor:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a torch.Tensor, not {type(images).__name__}")
+    return images
+
+
+def _slabwise(func: Callable, args: tuple, kwargs: dict[str, Any]) -> WidthBatch:
+    """Apply `func` to each sub-network's own arguments."""
+    batches = [argument for argument in (*args, *kwargs.values()) if isinstance(argument, WidthBatch)]
+    sliced = [batch for batch in batches if not batch.shared]
+    if not batches:
+        raise TypeError(refusal(f"{func.__name__} of a list of them"))
+    if not sliced:
+        return WidthBatch((func(*_own(args, 0), **_own_kwargs(kwargs, 0)),), batches[0].widths, shared=True)
+    if func.__name__ not in SLABWISE:
+        raise TypeError(refusal(func.__name__))
+    first = sliced[0]
+    for other in batches:
+        if other.widths != first.widths and not (other.shared and other.widths is None):
+            raise ValueError(f"{func.__name__} of WidthBatches of widths {first.widths} and {other.widths}")
+    check_partner(func.__name__, first.slabs[0], args)
+    results = []
+    for place, slab in enumerate(first.slabs):
+        result = func(*_own(args, place), **_own_kwargs(kwargs, place))
+        check_result(func.__name__, slab, result)
+        results.append(result)
+    return WidthBatch(results, first.widths)
+
+
+def _own(arguments: Sequence[Any], place: int) -> list[Any]:
+    return [
+        (a.slabs[0] if a.shared else a.slabs[place]) if isinstance(a, WidthBatch) else a for a in arguments
+    ]
+
+
+def _own_kwargs(arguments: dict[str, Any], place: int) -> dict[str, Any]:
+    return dict(zip(arguments, _own(list(arguments.values()), place), strict=True))

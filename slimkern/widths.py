@@ -1,0 +1,110 @@
+"""Which channels belong to which sub-network. Integers only; imports nothing of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+
+_LARGEST_DENOMINATOR = 1024
+_SAME_WIDTH = 1e-6
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The ascending widths of a network, as whole numbers of blocks.
+
+    Attributes:
+        shares: blocks that each sub-network takes, ascending; the last one takes all of them. `(1, 2, 3, 4)` are the
+            widths 1/4, 2/4, 3/4 and 1; `(1, 2, 4)` are 1/4, 1/2 and 1.
+    """
+
+    shares: tuple[int, ...]
+
+    @classmethod
+    def of(cls, widths: int | Sequence[float] | Widths) -> Widths:
+        """Read widths as users write them: `4` for (1/4, 2/4, 3/4, 1), or ascending fractions that end in 1.0.
+
+        Raises:
+            ValueError: no widths, unsorted or repeated ones, one outside (0, 1], or a last one that isn't 1.0.
+            TypeError: neither a whole number nor a sequence of numbers.
+        """
+        if isinstance(widths, Widths):
+            return widths
+        if isinstance(widths, bool) or not isinstance(widths, (int, Sequence)) or isinstance(widths, str):
+            raise TypeError(f"widths must be a whole number or a sequence of fractions, not {widths!r}")
+        if isinstance(widths, int):
+            if widths < 1:
+                raise ValueError(f"widths={widths}: the number of sub-networks must be at least 1")
+            return cls(tuple(range(1, widths + 1)))
+        fractions = [_fraction(width) for width in widths]
+        if not fractions or any(a >= b for a, b in zip(fractions, fractions[1:], strict=False)) or fractions[-1] != 1:
+            raise ValueError(f"widths={tuple(widths)}: must ascend and end in 1.0, as in (0.25, 0.5, 1.0)")
+        blocks = lcm(*(fraction.denominator for fraction in fractions))
+        return cls(tuple(int(fraction * blocks) for fraction in fractions))
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks that a sliced axis is cut into; scrolls count modulo this."""
+        return self.shares[-1]
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The widths as floats, the last one 1.0."""
+        return tuple(share / self.blocks for share in self.shares)
+
+    def index(self, width: float) -> int:
+        """Place of `width` among the widths.
+
+        Raises:
+            ValueError: it is none of them; the message lists them.
+        """
+        for place, fraction in enumerate(self.fractions):
+            if abs(fraction - width) < _SAME_WIDTH:
+                return place
+        raise ValueError(f"width {width} is none of this network's widths {self.fractions}")
+
+    def channels(self, total: int, width: float) -> int:
+        """Channels that the sub-network of `width` uses of a sliced axis with `total` channels."""
+        return total // self.blocks * self.shares[self.index(width)]
+
+    def offset(self, total: int, scroll: int) -> int:
+        """Channel at which a sliced axis with `total` channels starts after `scroll` blocks."""
+        return total // self.blocks * (scroll % self.blocks)
+
+    def check_divide(self, total: int, what: str, remedy: str = "") -> None:
+        """Refuse an axis that can't be cut into blocks.
+
+        Raises:
+            ValueError: `total` channels, named `what` in the message, aren't a multiple of the blocks.
+        """
+        if total % self.blocks:
+            raise ValueError(
+                f"{what}={total} can't be cut into the {self.blocks} blocks of widths {self.fractions}: "
+                f"it must be a multiple of {self.blocks}{remedy}"
+            )
+
+
+def pieces(offset: int, count: int, total: int) -> list[tuple[slice, slice]]:
+    """The stretches of a rotated axis: `count` positions from channel `offset` on, at most two of them.
+
+    Returns:
+        Pairs (positions, channels) of slices of equal length.
+    """
+    head = min(count, total - offset)
+    stretches = [(slice(0, head), slice(offset, offset + head))]
+    if head < count:
+        stretches.append((slice(head, count), slice(0, count - head)))
+    return stretches
+
+
+def _fraction(width: float) -> Fraction:
+    if isinstance(width, bool) or not isinstance(width, (int, float)):
+        raise TypeError(f"a width must be a number in (0, 1], not {width!r}")
+    if not 0 < width <= 1:
+        raise ValueError(f"width {width} is outside (0, 1]")
+    fraction = Fraction(width).limit_denominator(_LARGEST_DENOMINATOR)
+    if abs(fraction - Fraction(width)) > _SAME_WIDTH:
+        raise ValueError(f"width {width} is no fraction with a denominator up to {_LARGEST_DENOMINATOR}")
+    return fraction
