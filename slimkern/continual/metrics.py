@@ -11,15 +11,11 @@ With a[k, j] the accuracy on task j after learning task k, in percent:
 Every task weighs the same, however many test images it has. Forgetting may be negative: the present value is not among
 those the maximum is taken over.
 
-Example: three tasks of ten test images, correct answers and the metrics that follow from them.
+Example: three tasks of ten test images, the correct answers on each task seen, and the metrics that follow from them.
 
-    after task 0:  9            A = 90
-    after task 1:  6  8         A = 70   F = 30                      BWT = -30
-    after task 2:  7  4  9      A = 66.7 F = (20 + 40) / 2 = 30      BWT = (-20 - 40) / 2 = -30
-                                AIA = (90 + 70 + 66.7) / 3 = 75.6
-
-The two differ once a task improves after it was learned: with rows 5 | 8 6 | 6 6 7, F_2 is (20 + 0) / 2 = 10 and BWT_2
-is (10 + 0) / 2 = 5.
+    after task 0:  5            A = 50
+    after task 1:  8  6         A = 70    F = -30                 BWT = 30
+    after task 2:  6  6  7      A = 63.3  F = (20 + 0) / 2 = 10   BWT = (10 + 0) / 2 = 5   AIA = 61.1
 """
 
 from __future__ import annotations
@@ -74,7 +70,8 @@ class Counts:
             counts = counts.reshape(0, tasks, widths)
         if counts.ndim != 3 or counts.shape[1:] != (tasks, widths) or len(counts) > tasks:
             raise ValueError(
-                f"{name} has shape {counts.shape}; it must be [after task, on task, width], at most {(tasks, tasks, widths)}"
+                f"{name} has shape {counts.shape}; it must be [after task, on task, width], "
+                f"at most {(tasks, tasks, widths)}"
             )
         allowed = np.tril(np.tile(self.totals, (tasks, 1)))[: len(counts), :, None]
         if (counts < 0).any() or (counts > allowed).any():
@@ -131,11 +128,7 @@ class Counts:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Counts:
-        """Counts from the result of `to_json`.
-
-        Raises:
-            ValueError: if a key is missing or unknown, or the values do not fit together.
-        """
+        """Counts from the result of `to_json`; raises ValueError if keys or values aren't those of counts."""
         wanted = {"widths", "totals", "aware", "agnostic"}
         if not isinstance(data, dict) or set(data) != wanted:
             found = sorted(data) if isinstance(data, dict) else type(data).__name__

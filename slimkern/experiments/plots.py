@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ STYLE = {
     "xtick.labelcolor": "#333333",
     "ytick.labelcolor": "#333333",
     "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.1,
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
     "savefig.dpi": 160,
@@ -108,7 +110,10 @@ def draw_matrix(runs: Sequence[Run], path: Path, setting: Setting = "agnostic") 
             figsize=((side + 0.7) * across + 0.7, (side + 0.9) * down), layout="constrained"
         )
         panels = figure.subplots(down, across, squeeze=False).flat
-        images = [_draw_panel(panel, group, setting) for panel, group in zip(panels, groups, strict=False)]
+        images = [
+            _draw_panel(panel, group, setting, letters=round(12 * side))
+            for panel, group in zip(panels, groups, strict=False)
+        ]
         for panel in list(figure.axes)[len(groups) :]:
             panel.set_axis_off()
         bar = figure.colorbar(images[0], ax=figure.axes, shrink=0.8 / down, aspect=25, pad=0.015, anchor=(0, 1))
@@ -126,16 +131,19 @@ def _with_results(runs: Sequence[Run]) -> list[Group]:
 
 def _looks(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Colour by method, dashes by number of widths, and the shape of the markers for what both leave alike."""
-    alike: defaultdict[tuple[str, int], count[int]] = defaultdict(count)
-    return [
-        {
-            "color": METHOD_COLOURS.get(group.method, OTHER_COLOUR),
-            "linestyle": WIDTH_DASHES.get(len(group.widths), OTHER_DASHES),
+    alike: defaultdict[Any, count[int]] = defaultdict(count)
+
+    def look(group: Group) -> dict[str, Any]:
+        colour = METHOD_COLOURS.get(group.method, OTHER_COLOUR)
+        dashes = WIDTH_DASHES.get(len(group.widths), OTHER_DASHES)
+        return {
+            "color": colour,
+            "linestyle": dashes,
+            "marker": MARKERS[next(alike[colour, dashes]) % len(MARKERS)],
             "markerfacecolor": "white" if len(group.widths) == 1 else None,
-            "marker": MARKERS[next(alike[group.method, len(group.widths)]) % len(MARKERS)],
         }
-        for group in groups
-    ]
+
+    return [look(group) for group in groups]
 
 
 def _draw_curve(panel: Any, group: Group, setting: Setting, look: dict[str, Any]) -> None:
@@ -147,14 +155,14 @@ def _draw_curve(panel: Any, group: Group, setting: Setting, look: dict[str, Any]
         panel.fill_between(tasks, mean - std, mean + std, color=look["color"], alpha=0.18, linewidth=0)
 
 
-def _draw_panel(panel: Any, group: Group, setting: Setting) -> Any:
+def _draw_panel(panel: Any, group: Group, setting: Setting, letters: int) -> Any:
     matrix = group.measure(lambda counts: accuracy(counts, setting)).mean(axis=0)
     image = panel.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
     for (after, on), value in np.ndenumerate(matrix):
         if not math.isnan(value):
             colour = "black" if value > 60 else "white"
             panel.text(on, after, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    panel.set_title(_caption(group))
+    panel.set_title(fill(_caption(group), width=letters))
     panel.set_xlabel("accuracy on task")
     panel.set_ylabel("after task")
     tasks = matrix.shape[1]

@@ -22,13 +22,9 @@ import torch
 
 from slimkern.continual.metrics import Counts
 from slimkern.experiments.atomic import append_bytes, write_bytes
+from slimkern.experiments.config_file import RunFolderError, read_config, refuse_difference, write_config
 
-FORMAT = 1
 CONFIG, EVENTS, COUNTS, CHECKPOINT, LOCK = "config.json", "events.jsonl", "counts.json", "last.pt", "lock"
-
-
-class RunFolderError(RuntimeError):
-    """A folder can't be used for a run; the message says which, why and what to do."""
 
 
 class RunFolder:
@@ -82,7 +78,7 @@ class RunFolder:
         path = Path(path)
         if not (path / CONFIG).is_file():
             raise RunFolderError(f"{path} is not a run folder: it has no {CONFIG}")
-        return cls(path, _read_config(path / CONFIG))
+        return cls(path, read_config(path / CONFIG))
 
     def close(self) -> None:
         """Releases the lock. Nothing can be written any more."""
@@ -166,9 +162,9 @@ class RunFolder:
         """Stores the configuration or compares it with the one found; the lock is held by now."""
         file = self.path / CONFIG
         if file.exists():
-            _refuse_difference(self.path, self.config, _read_config(file))
+            refuse_difference(self.path, self.config, read_config(file))
         else:
-            write_bytes(file, json.dumps({"format": FORMAT, "config": self.config}, indent=2).encode())
+            write_config(file, self.config)
         events = self.path / EVENTS
         if events.exists() and events.read_bytes()[-1:] not in (b"", b"\n"):
             append_bytes(events, b"\n")
@@ -190,27 +186,6 @@ def _acquire(path: Path) -> int:
         os.close(lock)
         raise RunFolderError(f"{path.parent} is in use: another process trains in it; wait or name another") from None
     return lock
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-        version, config = content["format"], content["config"]
-    except (ValueError, KeyError, TypeError) as cause:
-        raise RunFolderError(f"{path} isn't the configuration of a run: {cause!r}") from cause
-    if version != FORMAT:
-        raise RunFolderError(f"{path} has format version {version}; this slimkern reads version {FORMAT}")
-    return config
-
-
-def _refuse_difference(path: Path, given: dict[str, Any], found: dict[str, Any]) -> None:
-    def shown(config: dict[str, Any], key: str) -> str:
-        return repr(config[key]) if key in config else "nothing"
-
-    differing = [key for key in sorted({*given, *found}) if shown(given, key) != shown(found, key)]
-    if differing:
-        lines = [f"  {key}: given {shown(given, key)}, found {shown(found, key)}" for key in differing]
-        raise RunFolderError("\n".join([f"{path} holds a run with another configuration:", *lines]))
 
 
 def _parsed_or_none(line: str) -> Any:

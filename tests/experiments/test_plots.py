@@ -74,6 +74,11 @@ def test_colour_is_the_method_and_every_line_looks_different(tmp_path: Path, fig
     assert [colour == plots.METHOD_COLOURS["EWC"] for colour, *_ in looks] == [True, True, False, True]
 
 
+def test_methods_without_a_colour_of_their_own_differ_by_marker(tmp_path: Path, figures: list[Any]) -> None:
+    plots.draw_curves([run(method="mine"), run(method="yours")], tmp_path / "curves.png")
+    assert len({line.get_marker() for line in figures[0].axes[0].lines}) == 2
+
+
 def test_curves_of_both_panels_are_in_sight(tmp_path: Path, figures: list[Any]) -> None:
     plots.draw_curves([run(correct=2)], tmp_path / "curves.png")
     bottom, top = figures[0].axes[1].get_ylim()
@@ -101,12 +106,11 @@ def test_nothing_to_draw_writes_nothing(tmp_path: Path, draw: Any) -> None:
 
 
 def test_drawing_needs_no_pyplot_and_leaves_the_users_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import matplotlib
-
+    settings: Any = pytest.importorskip("matplotlib").rcParams
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    before = {key: matplotlib.rcParams[key] for key in plots.STYLE}
+    before = {key: settings[key] for key in plots.STYLE}
     plots.draw_curves([run()], tmp_path / "curves.png")
-    assert {key: matplotlib.rcParams[key] for key in plots.STYLE} == before
+    assert {key: settings[key] for key in plots.STYLE} == before
 
 
 def test_missing_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

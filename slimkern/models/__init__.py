@@ -1,0 +1,5 @@
+"""Networks for small images."""
+
+from .resnet import resnet18
+
+__all__ = ["resnet18"]

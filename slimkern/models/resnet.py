@@ -1,0 +1,83 @@
+"""ResNet-18 for small images (He et al. 2016, with the stem that ScrollNet uses)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..nn import scrollify
+from ..widths import Widths
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C', H / stride, W / stride]."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x), inplace=True)
+
+
+class ResNet(nn.Module):
+    """A 3x3 stem of stride 1 without max-pooling, four stages of two blocks, global average pooling, and a head.
+
+    Attributes:
+        features: channels C of the pooled features.
+    """
+
+    def __init__(self, num_classes: int | None, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        sizes = [channels, channels, 2 * channels, 4 * channels, 8 * channels]
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(BasicBlock(inputs, outputs, 1 + (stage > 0)), BasicBlock(outputs, outputs, 1))
+                for stage, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False))
+            )
+        )
+        self.features = sizes[-1]
+        self.head = nn.Linear(self.features, num_classes) if num_classes is not None else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] to logits [N, classes], or to features [N, 8 * channels] without a head."""
+        x = self.stages(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def resnet18(
+    num_classes: int | None = 100,
+    widths: int | Sequence[float] | Widths | None = None,
+    in_channels: int = 3,
+    channels: int = 64,
+) -> ResNet:
+    """ResNet-18 as the ScrollNet paper uses it for images of 32x32 (CIFAR) and 64x64 (Tiny ImageNet) pixels.
+
+    Args:
+        num_classes: outputs of the head; None for a network that gives its features, to be followed by other heads.
+        widths: make it slimmable at these widths; None for an ordinary network.
+        in_channels: channels of the images.
+        channels: channels of the first stage; 64 in the paper.
+
+    Raises:
+        ValueError: `channels` that the widths don't divide.
+    """
+    net = ResNet(num_classes, in_channels, channels)
+    if widths is None:
+        return net
+    return scrollify(net, widths, whole_in=["conv1"], whole_out=[] if num_classes is None else ["head"])
