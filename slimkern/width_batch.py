@@ -12,14 +12,20 @@ from .slabwise import SLABWISE, check_partner, check_result, refusal
 from .widths import Widths
 
 
+Finish = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
+"""Computes slabs that were put off, with residuals to add (one a slab, or none) and a ReLU to apply, if any."""
+
+
 class WidthBatch:
     """One batch of data as several sub-networks see it: a slab for each width.
 
     Not a tensor. It answers the functions of torch in `SLABWISE` slab by slab, and layers of `slimkern.nn` at all its
     widths at once. Iterating gives (width, slab) pairs. Before the first sliced layer the slabs are one shared tensor.
 
+    A layer may put its work off (`WidthBatch.deferred`), so that an addition and a ReLU that follow it are done in the
+    same pass over memory. Asking for the slabs in any way does the work.
+
     Attributes:
-        slabs: one tensor for each width, [N, w*C, ...]; a single shared one before the first sliced layer.
         widths: the widths that the slabs belong to, ascending; None for "every width of the network that reads it".
         shared: whether the sub-networks still see the same tensor.
     """
@@ -27,9 +33,35 @@ class WidthBatch:
     def __init__(self, slabs: Sequence[Tensor], widths: Sequence[float] | None, shared: bool = False) -> None:
         if not shared and (widths is None or len(slabs) != len(widths)):
             raise ValueError(f"{len(slabs)} slabs need as many widths, not {widths}")
-        self.slabs = tuple(slabs)
         self.widths = None if widths is None else tuple(widths)
         self.shared = shared
+        self._slabs: tuple[Tensor, ...] = tuple(slabs)
+        self._finish: Finish | None = None
+        self._residuals: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def deferred(cls, finish: Finish, widths: Sequence[float]) -> WidthBatch:
+        """A batch whose slabs `finish` will compute, in the order of `widths`, when they are first asked for."""
+        batch = cls((), (), shared=False)
+        batch.widths, batch._finish = tuple(widths), finish
+        return batch
+
+    @property
+    def slabs(self) -> tuple[Tensor, ...]:
+        """One tensor for each width, [N, w*C, ...]; a single shared one before the first sliced layer."""
+        self._settle(relu=False)
+        return self._slabs
+
+    def _settle(self, relu: bool) -> None:
+        if self._finish is not None:
+            finish, self._finish = self._finish, None
+            self._slabs, self._residuals = tuple(finish(self._residuals, relu)), ()
+
+    def _copy(self) -> WidthBatch:
+        assert self._finish is not None and self.widths is not None
+        copy = WidthBatch.deferred(self._finish, self.widths)
+        copy._residuals = self._residuals
+        return copy
 
     def resolve(self, widths: Widths) -> tuple[float, ...]:
         """The widths that a layer with `widths` sees in this batch.
@@ -176,25 +208,46 @@ def _tensor(images: Any) -> Tensor:
 
 def _slabwise(func: Callable, args: tuple, kwargs: dict[str, Any]) -> WidthBatch:
     """Apply `func` to each sub-network's own arguments."""
+    name = func.__name__
     batches = [argument for argument in (*args, *kwargs.values()) if isinstance(argument, WidthBatch)]
     sliced = [batch for batch in batches if not batch.shared]
     if not batches:
-        raise TypeError(refusal(f"{func.__name__} of a list of them"))
+        raise TypeError(refusal(f"{name} of a list of them"))
     if not sliced:
         return WidthBatch((func(*_own(args, 0), **_own_kwargs(kwargs, 0)),), batches[0].widths, shared=True)
-    if func.__name__ not in SLABWISE:
-        raise TypeError(refusal(func.__name__))
+    if name not in SLABWISE:
+        raise TypeError(refusal(name))
     first = sliced[0]
     for other in batches:
         if other.widths != first.widths and not (other.shared and other.widths is None):
-            raise ValueError(f"{func.__name__} of WidthBatches of widths {first.widths} and {other.widths}")
-    check_partner(func.__name__, first.slabs[0], args)
+            raise ValueError(f"{name} of WidthBatches of widths {first.widths} and {other.widths}")
+    joined = _joined(name, args, kwargs)
+    if joined is not None:
+        return joined
+    check_partner(name, first.slabs[0], args)
     results = []
     for place, slab in enumerate(first.slabs):
         result = func(*_own(args, place), **_own_kwargs(kwargs, place))
-        check_result(func.__name__, slab, result)
+        check_result(name, slab, result)
         results.append(result)
     return WidthBatch(results, first.widths)
+
+
+def _joined(name: str, args: tuple, kwargs: dict[str, Any]) -> WidthBatch | None:
+    """Let an addition or a ReLU join the work that a layer has put off; None where it can't."""
+    in_place = name.endswith("_") or kwargs.get("inplace", False)
+    if name in ("relu", "relu_") and args[0]._finish is not None:
+        result = args[0] if in_place else args[0]._copy()
+        result._settle(relu=True)
+        return result
+    if name in ("add", "add_") and not kwargs and all(isinstance(a, WidthBatch) and not a.shared for a in args):
+        candidates = args[:1] if in_place else args
+        base = next((a for a in candidates if a._finish is not None and not a._residuals), None)
+        if base is not None and args[0] is not args[1]:
+            result = base if in_place else base._copy()
+            result._residuals = args[1 if base is args[0] else 0].slabs
+            return result
+    return None
 
 
 def _own(arguments: Sequence[Any], place: int) -> list[Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import backends, switchable_batch_norm
+from ..ops import backends
 from ..width_batch import WidthBatch
 from ..widths import Widths
+from .normalisation import Normalisation
 
 
 class SwitchableBatchNorm2d(nn.Module):
@@ -110,28 +112,26 @@ class SwitchableBatchNorm2d(nn.Module):
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:  # noqa: A002 - the parent's name
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if not isinstance(input, WidthBatch):
-            return self._normalise([input], [len(self.sizes) - 1])[0]
+            return self._put_off([input], [len(self.sizes) - 1])((), False)[0]
         widths = input.resolve(self.widths)
         slabs = input.slabs * len(widths) if input.shared else input.slabs
-        return WidthBatch(self._normalise(slabs, [self.widths.index(width) for width in widths]), widths)
+        return WidthBatch.deferred(self._put_off(slabs, [self.widths.index(width) for width in widths]), widths)
 
-    def _normalise(self, slabs: Sequence[Tensor], places: list[int]) -> list[Tensor]:
+    def _put_off(self, slabs: Sequence[Tensor], places: list[int]) -> Normalisation:
         given, expected = [slab.shape[1] for slab in slabs], [self.sizes[place] for place in places]
         if given != expected:
             raise ValueError(
                 f"SwitchableBatchNorm2d of {self.num_features} channels and widths {self.widths.fractions} takes slabs "
                 f"of {expected} channels, but was given {given}"
             )
-        offsets = [self.offsets[place] for place in places]
-        if not self.training and self.track_running_stats:
-            return switchable_batch_norm(
-                slabs, self.weight, self.bias, offsets, self.running_mean, self.running_var, self.eps
-            )[0]
-        results, mean, variance = switchable_batch_norm(slabs, self.weight, self.bias, offsets, eps=self.eps)
-        if self.training and self.track_running_stats:
-            self._track(places, mean.detach(), variance.detach(), slabs[0].numel() // slabs[0].shape[1])
-        return results
+        uses_batch = self.training or not self.track_running_stats
+        return Normalisation(
+            slabs, self.weight, self.bias, [self.offsets[place] for place in places],
+            None if uses_batch else self.running_mean, None if uses_batch else self.running_var, self.eps,
+            partial(self._track, places) if self.training and self.track_running_stats else None,
+        )  # fmt: skip
 
+    @torch.no_grad()
     def _track(self, places: list[int], mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics of the widths at `places` towards the batch's, of `count` values a channel."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
