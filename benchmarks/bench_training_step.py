@@ -2,8 +2,8 @@
 
     python benchmarks/bench_training_step.py [--batch 64] [--widths 4] [--repetitions 20]
 
-Both networks take their steps in turn in one process, so that a machine whose speed drifts slows both. The figure to read
-is the median of the ratios, repetition by repetition.
+Both networks take their steps in turn in one process, so that a machine whose speed drifts slows both. The figure to
+read is the median of the ratios, repetition by repetition.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """slimkern trains slimmable and scrolling networks: all sub-networks of one weight in one pass."""
 
-from .nn import (
+from slimkern.nn import (
     ConversionError,
     ScrollConv2d,
     ScrollLinear,
@@ -10,8 +10,8 @@ from .nn import (
     scroll_to,
     scrollify,
 )
-from .width_batch import WidthBatch, at_width, every_width
-from .widths import Widths
+from slimkern.width_batch import WidthBatch, at_width, every_width
+from slimkern.widths import Widths
 
 __version__ = "0.1.0"
 

@@ -13,9 +13,9 @@ from torch import Tensor
 # Names rather than function objects: torch, torch.Tensor and torch.nn.functional each have their own.
 _POINTWISE = frozenset(
     "abs add alpha_dropout celu clamp clip div dropout dropout2d elu exp feature_dropout gelu hardsigmoid hardswish "
-    "hardtanh leaky_relu log mish mul neg pow relu relu6 rrelu rsub selu sigmoid silu softplus softsign sqrt square sub "
-    "tanh true_divide add_ clamp_ div_ dropout_ elu_ hardtanh_ leaky_relu_ mul_ relu6_ relu_ sigmoid_ silu_ sub_ tanh_ "
-    "clone contiguous detach bfloat16 double float half to type".split()
+    "hardtanh leaky_relu log mish mul neg pow relu relu6 rrelu rsub selu sigmoid silu softplus softsign sqrt square "
+    "sub tanh true_divide add_ clamp_ div_ dropout_ elu_ hardtanh_ leaky_relu_ mul_ relu6_ relu_ sigmoid_ silu_ sub_ "
+    "tanh_ clone contiguous detach bfloat16 double float half to type".split()
 )
 _SPATIAL = frozenset(
     "adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d interpolate lp_pool2d max_pool2d pad upsample".split()

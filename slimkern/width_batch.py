@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .slabwise import SLABWISE, check_partner, check_result, refusal
-from .widths import Widths
-
+from slimkern.slabwise import SLABWISE, check_partner, check_result, refusal
+from slimkern.widths import Widths
 
 Finish = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
 """Computes slabs that were put off, with residuals to add (one a slab, or none) and a ReLU to apply, if any."""
@@ -96,7 +95,7 @@ class WidthBatch:
         return len(self.slabs if self.widths is None else self.widths)
 
     def __repr__(self) -> str:
-        shapes = ", ".join(str(list(slab.shape)) for slab in self.slabs)
+        shapes = ", ".join(str(list(slab.shape)) for slab in self._slabs) or "deferred"
         return f"WidthBatch(widths={self.widths or 'every'}, {'shared ' if self.shared else ''}{shapes})"
 
     @classmethod
@@ -108,7 +107,7 @@ class WidthBatch:
     def __getattr__(self, name: str) -> Any:
         if name in SLABWISE and hasattr(Tensor, name):
             return lambda *args, **kwargs: _slabwise(getattr(Tensor, name), (self, *args), kwargs)
-        if hasattr(Tensor, name):
+        if hasattr(Tensor, name) and not name.startswith("__"):
             raise TypeError(refusal(f"Tensor.{name}"))
         raise AttributeError(f"'WidthBatch' object has no attribute '{name}'")
 
@@ -136,22 +135,22 @@ class WidthBatch:
         return self.slabs[0].dim()
 
     def __add__(self, other: Any) -> WidthBatch:
-        return torch.add(self, other)
+        return _slabwise(torch.add, (self, other), {})
 
     def __sub__(self, other: Any) -> WidthBatch:
-        return torch.sub(self, other)
+        return _slabwise(torch.sub, (self, other), {})
 
     def __mul__(self, other: Any) -> WidthBatch:
-        return torch.mul(self, other)
+        return _slabwise(torch.mul, (self, other), {})
 
     def __truediv__(self, other: Any) -> WidthBatch:
-        return torch.div(self, other)
+        return _slabwise(torch.div, (self, other), {})
 
     def __rsub__(self, other: Any) -> WidthBatch:
-        return torch.rsub(self, other)
+        return _slabwise(torch.rsub, (self, other), {})
 
     def __neg__(self) -> WidthBatch:
-        return torch.neg(self)
+        return _slabwise(torch.neg, (self,), {})
 
     def __iadd__(self, other: Any) -> WidthBatch:
         return _slabwise(Tensor.add_, (self, other), {})
@@ -251,9 +250,7 @@ def _joined(name: str, args: tuple, kwargs: dict[str, Any]) -> WidthBatch | None
 
 
 def _own(arguments: Sequence[Any], place: int) -> list[Any]:
-    return [
-        (a.slabs[0] if a.shared else a.slabs[place]) if isinstance(a, WidthBatch) else a for a in arguments
-    ]
+    return [(a.slabs[0] if a.shared else a.slabs[place]) if isinstance(a, WidthBatch) else a for a in arguments]
 
 
 def _own_kwargs(arguments: dict[str, Any], place: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import lcm
 
 _LARGEST_DENOMINATOR = 1024
@@ -39,7 +40,7 @@ class Widths:
                 raise ValueError(f"widths={widths}: the number of sub-networks must be at least 1")
             return cls(tuple(range(1, widths + 1)))
         fractions = [_fraction(width) for width in widths]
-        if not fractions or any(a >= b for a, b in zip(fractions, fractions[1:], strict=False)) or fractions[-1] != 1:
+        if not fractions or any(a >= b for a, b in pairwise(fractions)) or fractions[-1] != 1:
             raise ValueError(f"widths={tuple(widths)}: must ascend and end in 1.0, as in (0.25, 0.5, 1.0)")
         blocks = lcm(*(fraction.denominator for fraction in fractions))
         return cls(tuple(int(fraction * blocks) for fraction in fractions))

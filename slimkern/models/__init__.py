@@ -1,5 +1,5 @@
 """Networks for small images."""
 
-from .resnet import resnet18
+from slimkern.models.resnet import resnet18
 
 __all__ = ["resnet18"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn import scrollify
-from ..widths import Widths
+from slimkern.nn import scrollify
+from slimkern.widths import Widths
 
 
 class BasicBlock(nn.Module):
@@ -45,7 +46,7 @@ class ResNet(nn.Module):
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(BasicBlock(inputs, outputs, 1 + (stage > 0)), BasicBlock(outputs, outputs, 1))
-                for stage, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False))
+                for stage, (inputs, outputs) in enumerate(pairwise(sizes))
             )
         )
         self.features = sizes[-1]

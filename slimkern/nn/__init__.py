@@ -1,11 +1,11 @@
 """Drop-in modules whose sub-networks share one set of weights, and the conversion of whole networks."""
 
-from .convert import ConversionError, scrollify
-from .extract import extract
-from .scroll import current_scroll, scroll_to
-from .scroll_conv2d import ScrollConv2d
-from .scroll_linear import ScrollLinear
-from .switchable_batch_norm import SwitchableBatchNorm2d
+from slimkern.nn.convert import ConversionError, scrollify
+from slimkern.nn.extract import extract
+from slimkern.nn.scroll import current_scroll, scroll_to
+from slimkern.nn.scroll_conv2d import ScrollConv2d
+from slimkern.nn.scroll_linear import ScrollLinear
+from slimkern.nn.switchable_batch_norm import SwitchableBatchNorm2d
 
 __all__ = [
     "ConversionError",

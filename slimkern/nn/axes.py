@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..slabwise import SLABWISE
+from slimkern.slabwise import SLABWISE
 
 _QUERIES = frozenset({"size", "dim", "shape", "ndim", "device", "dtype"})
 _SOUND = SLABWISE | {"iadd", "imul", "truediv"}
@@ -79,10 +79,11 @@ def find_axes(net: nn.Module, layers: dict[str, nn.Module]) -> tuple[dict[str, A
         if node.op in ("placeholder", "get_attr", "output"):
             sets.tie(_WHOLE, node, *inputs)
         elif node.op == "call_module" and node.target in layers:
-            calls.setdefault(node.target, []).append(node)
-            sets.tie(*(call.all_input_nodes[0] for call in calls[node.target]))
-            sets.tie(*calls[node.target])
-            if not _parts(layers[node.target]):
+            calls.setdefault(str(node.target), []).append(node)
+            called = calls[str(node.target)]
+            sets.tie(*(call.all_input_nodes[0] for call in called))
+            sets.tie(*called)
+            if not _parts(layers[str(node.target)]):
                 sets.tie(node, inputs[0])
         elif _is_number(node, inputs):
             numbers.add(node)
@@ -90,8 +91,8 @@ def find_axes(net: nn.Module, layers: dict[str, nn.Module]) -> tuple[dict[str, A
             sets.tie(node, *inputs)
             if node.op != "call_module" and _function(node) not in _SOUND:
                 doubtful.append((node, f"{node.name} ({_function(node)})", "has no sound meaning for slabs"))
-            elif node.op == "call_module" and next(modules[node.target].parameters(), None) is not None:
-                kind = type(modules[node.target]).__name__
+            elif node.op == "call_module" and next(modules[str(node.target)].parameters(), None) is not None:
+                kind = type(modules[str(node.target)]).__name__
                 doubtful.append((node, f"{node.target} ({kind})", "holds weights and has no slimmable form"))
     whole = sets.name(_WHOLE)
     axes = {
@@ -108,15 +109,15 @@ def _split(nodes: list[fx.Node], layers: dict[str, nn.Module], axes: dict[str, A
     """The nodes at which the sub-networks no longer see one shared tensor."""
     split: set[fx.Node] = set()
     for node in nodes:
-        layer = layers.get(node.target) if node.op == "call_module" else None
-        parts = layer is not None and (isinstance(layer, nn.BatchNorm2d) or axes[node.target] != Axes(True, True))
+        layer = layers.get(str(node.target)) if node.op == "call_module" else None
+        parts = layer is not None and (isinstance(layer, nn.BatchNorm2d) or axes[str(node.target)] != Axes(True, True))
         if parts or not split.isdisjoint(node.all_input_nodes):
             split.add(node)
     return split
 
 
 def _parts(layer: nn.Module) -> bool:
-    """Whether the output channels of a layer are others than its input channels; groups are cut whole, so they aren't."""
+    """Whether the output channels of a layer are others than its input channels; where it has groups, they aren't."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 

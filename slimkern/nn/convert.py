@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from torch import nn
 
-from ..widths import Widths
-from .axes import Axes, find_axes
-from .scroll_conv2d import ScrollConv2d
-from .scroll_layer import ScrollLayer
-from .scroll_linear import ScrollLinear
-from .switchable_batch_norm import SwitchableBatchNorm2d
+from slimkern.nn.axes import Axes, find_axes
+from slimkern.nn.scroll_conv2d import ScrollConv2d
+from slimkern.nn.scroll_layer import ScrollLayer
+from slimkern.nn.scroll_linear import ScrollLinear
+from slimkern.nn.switchable_batch_norm import SwitchableBatchNorm2d
+from slimkern.widths import Widths
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -31,15 +31,15 @@ def scrollify(
 ) -> Net:
     """Swap the convolutions, linear layers and batch norms of `net` for slimmable ones, in place.
 
-    Convolutions and linear layers keep their parameters (the same objects); each batch norm is copied to every width, so
-    make optimisers afterwards. The channels of the images and the classes are found by tracing the forward pass with
+    Convolutions and linear layers keep their parameters (the same objects); each batch norm is copied to every width,
+    so make optimisers afterwards. The channels of the images and the classes are found by tracing the forward pass with
     `torch.fx`, and stay whole; so does whatever is added to them.
 
     Args:
         net: the network; left as it was when anything is refused.
         widths: a number of even widths, or ascending fractions that end in 1.0.
-        whole_in: names of the layers whose input is whole. Give it, and `whole_out`, where tracing fails; then nothing is
-            traced.
+        whole_in: names of the layers whose input is whole. Give it, and `whole_out`, where tracing fails; then nothing
+            is traced.
         whole_out: names of the layers whose output is whole.
         keep: names of modules to leave as they are, with all that is in them.
 
@@ -47,7 +47,7 @@ def scrollify(
         `net` itself.
 
     Raises:
-        ConversionError: it can't be traced, or parts of it can't be made slimmable: the message names each and says why.
+        ConversionError: it can't be traced, or parts of it can't be made slimmable; the message names each and why.
         ValueError: `widths` aren't widths.
     """
     widths = Widths.of(widths)

@@ -6,8 +6,9 @@ import copy
 
 from torch import nn
 
-from .scroll_layer import ScrollLayer
-from .switchable_batch_norm import SwitchableBatchNorm2d
+from slimkern.nn.scroll_conv2d import ScrollConv2d
+from slimkern.nn.scroll_linear import ScrollLinear
+from slimkern.nn.switchable_batch_norm import SwitchableBatchNorm2d
 
 
 def extract(net: nn.Module, width: float) -> nn.Module:
@@ -19,7 +20,7 @@ def extract(net: nn.Module, width: float) -> nn.Module:
     Raises:
         ValueError: `width` is none of the network's widths, or it has no slimmable layer.
     """
-    slimmable = [module for module in net.modules() if isinstance(module, (ScrollLayer, SwitchableBatchNorm2d))]
+    slimmable = [m for m in net.modules() if isinstance(m, (ScrollConv2d, ScrollLinear, SwitchableBatchNorm2d))]
     if not slimmable:
         raise ValueError(f"{type(net).__name__} has no slimmable layer; convert it with slimkern.scrollify first")
     # A memo entry tells deepcopy what stands in for an object, so full-size weights are never copied.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..ops import switchable_batch_norm
+from slimkern.ops import switchable_batch_norm
 
 Track = Callable[[Tensor, Tensor, int], None]
 """Told the batch's mean, its biased variance, and how many values a channel they are of."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from .scroll_layer import ScrollLayer
+from slimkern.nn.scroll_layer import ScrollLayer
 
 
 def scroll_to(net: nn.Module, task: int, step: int = 1) -> int:

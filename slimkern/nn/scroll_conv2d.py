@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import backends, scroll_conv2d
-from ..ops.rotation import bias_part, read
-from ..width_batch import WidthBatch
-from ..widths import Widths
-from .scroll_layer import ScrollLayer
+from slimkern.nn.scroll_layer import ScrollLayer
+from slimkern.ops import backends, scroll_conv2d
+from slimkern.ops.rotation import read, read_bias
+from slimkern.width_batch import WidthBatch
+from slimkern.widths import Widths
 
 
 class ScrollConv2d(ScrollLayer, nn.Conv2d):
     """`torch.nn.Conv2d` at several widths, with a ranking of its channels that scrolls.
 
     A tensor goes through the whole layer, a WidthBatch through the sub-networks of its widths. Takes the arguments of
-    `torch.nn.Conv2d` in the same order; at width 1.0 and scroll 0 it is exactly that. With groups, whole groups are cut.
+    `torch.nn.Conv2d` in the same order; at width 1.0 and scroll 0 it is exactly that. Groups are cut whole.
 
     Args:
         widths: a number of even widths, or ascending fractions that end in 1.0.
@@ -61,7 +60,7 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
             ValueError: as the constructor.
         """
         layer = cls(
-            conv.in_channels, conv.out_channels, _pair(conv.kernel_size), _pair(conv.stride), conv.padding,
+            conv.in_channels, conv.out_channels, _pair(conv.kernel_size), _pair(conv.stride), _padding(conv.padding),
             _pair(conv.dilation), conv.groups, conv.bias is not None, conv.padding_mode, device="meta",
             widths=widths, whole_in=whole_in, whole_out=whole_out,
         )  # fmt: skip
@@ -77,7 +76,7 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
         outputs, inputs = self._sizes(width)
         cut = self.groups > 1 and not self.whole_in
         conv = nn.Conv2d(
-            inputs, outputs, _pair(self.kernel_size), _pair(self.stride), self.padding, _pair(self.dilation),
+            inputs, outputs, _pair(self.kernel_size), _pair(self.stride), _padding(self.padding), _pair(self.dilation),
             self.widths.channels(self.groups, width) if cut else self.groups, self.bias is not None,
             self.padding_mode, device="meta",
         )  # fmt: skip
@@ -86,11 +85,11 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
         part = read(self.weight.detach(), (outputs, columns[0]), (out_offset, columns[1])).clone()
         conv.weight = nn.Parameter(part, self.weight.requires_grad)
         if self.bias is not None:
-            own = bias_part(self.bias.detach(), outputs, out_offset)
+            own = read_bias(self.bias.detach(), outputs, out_offset)
             conv.bias = nn.Parameter(own.clone(), self.bias.requires_grad)
         return conv.train(self.training)
 
-    def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:  # noqa: A002 - the parent's name
+    def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if isinstance(input, WidthBatch):
             return self._answer(input, self.in_channels, self.out_channels, 1, self._apply_slabs)
@@ -119,6 +118,10 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
     def extra_repr(self) -> str:
         """Arguments, widths, scroll and backend."""
         return f"{super().extra_repr()}, {self._slimming_repr(backends.choose('scroll_conv2d', self.weight.device))}"
+
+
+def _padding(padding: str | tuple[int, ...]) -> str | tuple[int, int]:
+    return padding if isinstance(padding, str) else _pair(padding)
 
 
 def _pair(numbers: tuple[int, ...]) -> tuple[int, int]:

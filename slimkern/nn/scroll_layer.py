@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..width_batch import WidthBatch
-from ..widths import Widths
+from slimkern.width_batch import WidthBatch
+from slimkern.widths import Widths
 
 Apply = Callable[[Sequence[Tensor], list[int]], list[Tensor]]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..ops import backends, scroll_linear
-from ..ops.rotation import bias_part, read
-from ..width_batch import WidthBatch
-from ..widths import Widths
-from .scroll_layer import ScrollLayer
+from slimkern.nn.scroll_layer import ScrollLayer
+from slimkern.ops import backends, scroll_linear
+from slimkern.ops.rotation import read, read_bias
+from slimkern.width_batch import WidthBatch
+from slimkern.widths import Widths
 
 
 class ScrollLinear(ScrollLayer, nn.Linear):
@@ -74,11 +74,11 @@ class ScrollLinear(ScrollLayer, nn.Linear):
         part = read(self.weight.detach(), (outputs, inputs), (out_offset, in_offset)).clone()
         linear.weight = nn.Parameter(part, self.weight.requires_grad)
         if self.bias is not None:
-            own = bias_part(self.bias.detach(), outputs, out_offset)
+            own = read_bias(self.bias.detach(), outputs, out_offset)
             linear.bias = nn.Parameter(own.clone(), self.bias.requires_grad)
         return linear.train(self.training)
 
-    def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:  # noqa: A002 - the parent's name
+    def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if isinstance(input, WidthBatch):
             return self._answer(input, self.in_features, self.out_features, -1, self._apply_slabs)

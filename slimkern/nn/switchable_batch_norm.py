@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import backends
-from ..width_batch import WidthBatch
-from ..widths import Widths
-from .normalisation import Normalisation
+from slimkern.nn.normalisation import Normalisation
+from slimkern.ops import backends
+from slimkern.width_batch import WidthBatch
+from slimkern.widths import Widths
 
 
 class SwitchableBatchNorm2d(nn.Module):
@@ -103,13 +103,15 @@ class SwitchableBatchNorm2d(nn.Module):
         )
         norm.to_empty(device=self._device())
         own = self._own(place)
-        state = {name: tensor[place if tensor.dtype == torch.long else own] for name, tensor in self.state_dict().items()}
+        state = {
+            name: tensor[place if tensor.dtype == torch.long else own] for name, tensor in self.state_dict().items()
+        }
         norm.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
         for mine, given in zip(norm.parameters(), self.parameters(), strict=True):
             mine.requires_grad_(given.requires_grad)
         return norm.train(self.training)
 
-    def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:  # noqa: A002 - the parent's name
+    def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if not isinstance(input, WidthBatch):
             return self._put_off([input], [len(self.sizes) - 1])((), False)[0]

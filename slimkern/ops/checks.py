@@ -21,7 +21,7 @@ def check_slabs(operator: str, slabs: Sequence[Tensor], dim: int | None = None) 
         if dim is not None and slab.dim() != dim:
             raise ValueError(f"{operator}: slabs[{place}] has shape {tuple(slab.shape)}; it must have {dim} axes")
         if slab.numel() == 0:
-            raise ValueError(f"{operator}: slabs[{place}] of shape {tuple(slab.shape)} is empty; every axis needs a size")
+            raise ValueError(f"{operator}: slabs[{place}] of shape {tuple(slab.shape)} is empty; no axis may be")
         if not slab.is_floating_point():
             raise ValueError(f"{operator}: slabs[{place}] is {slab.dtype}; it must be of a floating-point dtype")
         if slab.dtype != first.dtype or slab.device != first.device:
@@ -74,7 +74,9 @@ def check_offset(operator: str, name: str, offset: int, channels: int) -> None:
         raise ValueError(f"{operator}: {name}={offset} must be a channel of the weight, 0 to {channels - 1}")
 
 
-def autocast(slabs: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor | None]:
+def autocast(
+    slabs: Sequence[Tensor], weight: Tensor, bias: Tensor | None
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """Cast arguments as PyTorch's autocast does for convolutions and linear layers, where it is switched on."""
     device = slabs[0].device.type
     if not torch.is_autocast_enabled(device) or slabs[0].dtype == torch.float64:

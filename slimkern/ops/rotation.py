@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..widths import pieces
+from slimkern.widths import pieces
 
 Corner = tuple[int, int]
 
@@ -28,7 +28,7 @@ def rectangles(
 
 
 def read(weight: Tensor, size: Corner, offset: Corner) -> Tensor:
-    """The part of `weight` [rows, columns, ...] that starts at `offset`: a view where it is one rectangle, else packed."""
+    """The part of `weight` [rows, columns, ...] that starts at `offset`: a view of one rectangle, or several packed."""
     parts = rectangles(size, offset, weight.shape)
     if len(parts) == 1:
         return weight[parts[0][1]]
@@ -66,9 +66,9 @@ class Gradient:
         return torch.zeros_like(self._weight) if self._total is None else self._total
 
 
-def bias_part(bias: Tensor | None, size: int, offset: int) -> Tensor | None:
+def read_bias(bias: Tensor, size: int, offset: int) -> Tensor:
     """As `read`, for the single axis of a bias."""
-    return None if bias is None else read(bias[:, None], (size, 1), (offset, 0))[:, 0]
+    return read(bias[:, None], (size, 1), (offset, 0))[:, 0]
 
 
 def sum_of_prefixes(grads: Sequence[Tensor], axis: int) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backends import choose
-from .checks import autocast, check_channels, check_offset, check_slabs, check_weight
-from .rotation import Gradient, bias_part, read, sum_of_prefixes
+from slimkern.ops.backends import choose
+from slimkern.ops.checks import autocast, check_channels, check_offset, check_slabs, check_weight
+from slimkern.ops.rotation import Gradient, read, read_bias, sum_of_prefixes
 
 
 def scroll_conv2d(
@@ -98,7 +98,7 @@ def _reference(
 
     def convolve(slab: Tensor, outputs: int) -> Tensor:
         part, own_groups = _part(weight, slab.shape[1], outputs, out_offset, in_offset, groups)
-        own_bias = bias_part(bias, outputs, out_offset)
+        own_bias = None if bias is None else read_bias(bias, outputs, out_offset)
         return _packed(F.conv2d(_packed(slab), part, own_bias, stride, padding, dilation, own_groups))
 
     if len(slabs) == len(out_channels):

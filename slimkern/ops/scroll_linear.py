@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backends import choose
-from .checks import autocast, check_channels, check_offset, check_slabs, check_weight
-from .rotation import Gradient, bias_part, read, sum_of_prefixes
+from slimkern.ops.backends import choose
+from slimkern.ops.checks import autocast, check_channels, check_offset, check_slabs, check_weight
+from slimkern.ops.rotation import Gradient, read, read_bias, sum_of_prefixes
 
 
 def scroll_linear(
@@ -59,11 +59,11 @@ def _reference(
     out_offset: int,
     in_offset: int,
 ) -> list[Tensor]:
-    """The operator in plain torch: one matrix product a slab, or one in all where the sub-networks share their input."""
+    """The operator in plain torch: one matrix product a slab, or one in all where the input is shared."""
 
     def apply(slab: Tensor, outputs: int) -> Tensor:
         part = read(weight, (outputs, slab.shape[-1]), (out_offset, in_offset))
-        return F.linear(slab, part, bias_part(bias, outputs, out_offset))
+        return F.linear(slab, part, None if bias is None else read_bias(bias, outputs, out_offset))
 
     if len(slabs) == len(out_features):
         return [apply(slab, outputs) for slab, outputs in zip(slabs, out_features, strict=True)]

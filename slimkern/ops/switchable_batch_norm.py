@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backends import choose
-from .checks import check_slabs, check_weight
+from slimkern.ops.backends import choose
+from slimkern.ops.checks import check_slabs, check_weight
 
 OPERATOR = "switchable_batch_norm"
 
@@ -64,8 +64,8 @@ def switchable_batch_norm(
         raise ValueError(f"{OPERATOR}: give running_mean and running_var both, or neither")
     if running_mean is None and slabs[0].numel() == slabs[0].shape[1]:
         raise ValueError(
-            f"{OPERATOR}: a batch of shape {tuple(slabs[0].shape)} has one value a channel, so no variance; the batch's "
-            "statistics need at least two"
+            f"{OPERATOR}: a batch of shape {tuple(slabs[0].shape)} has one value a channel, so no variance; the "
+            "batch's statistics need at least two"
         )
     if residuals and [r.shape for r in residuals] != [slab.shape for slab in slabs]:
         raise ValueError(
@@ -124,8 +124,8 @@ def _reference_backward(
 ) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
     """Gradients of the slabs, the scale, the shift, and of what went into the ReLU, in plain torch.
 
-    `rectified` are the forward pass's results where a ReLU followed, else none. `mean` and `variance` are those that the
-    slabs were normalised by, in the order of the slabs. What is not `needed` comes back empty.
+    `rectified` are the forward pass's results where a ReLU followed, else none. `mean` and `variance` are those that
+    the slabs were normalised by, in the order of the slabs. What is not `needed` comes back empty.
     """
     inverse = torch.rsqrt(variance + eps)
     of_slabs, of_sums = [], []
@@ -176,7 +176,17 @@ def _autograd(ctx: Any, grads: list[Tensor], *_: Tensor) -> tuple:
     slabs, rectified = saved[: len(grads)], saved[len(grads) :]
     needed = [any(ctx.needs_input_grad[0])] + [has and ctx.needs_input_grad[1 + i] for i, has in enumerate(ctx.affine)]
     of_slabs, of_weight, of_bias, of_sums = _backward(
-        grads, slabs, rectified, weight, ctx.offsets, mean, variance, ctx.parameters, ctx.batch_statistics, ctx.eps, needed
+        grads,
+        slabs,
+        rectified,
+        weight,
+        ctx.offsets,
+        mean,
+        variance,
+        ctx.parameters,
+        ctx.batch_statistics,
+        ctx.eps,
+        needed,
     )
     return (
         of_slabs if needed[0] else [None] * len(slabs),
