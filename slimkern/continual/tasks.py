@@ -66,7 +66,8 @@ def _even_share(classes: int, tasks: int) -> int:
 def class_order(rule: str, classes: int, seed: int) -> tuple[int, ...]:
     """The dataset's labels in the order in which they are learned.
 
-    ``sorted`` keeps the dataset's order. ``seed`` shuffles it by ``numpy.random.default_rng(seed)``. ``icarl`` is the
+    ``sorted`` keeps the dataset's order. ``seed`` shuffles it by numpy's legacy generator, as FACIL and the
+    released ScrollNet code do. ``icarl`` is the
     fixed order of 100 classes that iCaRL (Rebuffi et al., 2017) published and FACIL calls ``cifar100_icarl``: numpy's
     legacy generator at seed 1993.
 
@@ -77,7 +78,7 @@ def class_order(rule: str, classes: int, seed: int) -> tuple[int, ...]:
         case "sorted":
             order = np.arange(classes)
         case "seed":
-            order = _generator(seed).permutation(classes)
+            order = np.random.RandomState(_checked(seed)).permutation(classes)
         case "icarl":
             if classes != _ICARL_CLASSES:
                 raise TaskError(f"the class order 'icarl' is for {_ICARL_CLASSES} classes, not {classes}")
@@ -144,6 +145,10 @@ def _held_out(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
 
 
 def _generator(seed: int, *stream: int) -> np.random.Generator:
-    if seed < 0:
-        raise TaskError(f"seed must not be negative, got {seed}")
-    return np.random.default_rng([seed, *stream])
+    return np.random.default_rng([_checked(seed), *stream])
+
+
+def _checked(seed: int) -> int:
+    if not 0 <= seed < 2**32:
+        raise TaskError(f"seed must lie in 0..{2**32 - 1}, got {seed}")
+    return seed

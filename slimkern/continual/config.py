@@ -1,0 +1,130 @@
+"""What a training run is, apart from where its data lies and what it runs on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from slimkern.continual.data import DatasetName
+from slimkern.continual.data.augment import AUGMENTATIONS
+from slimkern.widths import Widths
+
+MethodName = Literal["ft", "lwf", "ewc"]
+ModelName = Literal["resnet18"]
+ClassOrder = Literal["seed", "sorted", "icarl"]
+Protocol = Literal["paper", "released"]
+
+
+class ConfigError(ValueError):
+    """A configuration that can't be run; the message names the field, what it was and what is allowed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run: a sequence of tasks learned by one method. The defaults are those of the ScrollNet paper, section 4.1.
+
+    Raises:
+        ConfigError: a field outside what is allowed.
+    """
+
+    data: DatasetName = "digits"
+    """Data set. `digits` comes with scikit-learn; the others are read from --root."""
+    tasks: int = 5
+    """Number of tasks that the classes are split into."""
+    first_task_classes: int | None = None
+    """Classes of the first task, where it is larger than the others."""
+    class_order: ClassOrder = "seed"
+    """Order in which classes are learned: shuffled by the seed, as the data set lists them, or iCaRL's for CIFAR-100."""
+    validation: float = 0.1
+    """Share of each class's training images that is held out."""
+    augmentation: str | None = None
+    """crop-resize (the paper's), crop-flip, shift or none; by default what suits the data set."""
+    model: ModelName = "resnet18"
+    """Network: ResNet-18 with a 3x3 stem and no max-pooling."""
+    channels: int = 64
+    """Channels of the network's first stage."""
+    method: MethodName = "ft"
+    """Fine-tuning, learning without forgetting, or elastic weight consolidation."""
+    options: dict[str, float] = field(default_factory=dict)
+    """Options of the method, as name value pairs: see `slimkern methods`."""
+    widths: tuple[float, ...] = (4.0,)
+    """1 for the plain baseline, 2 or 4 for ScrollNet-2 or -4, or ascending fractions that end in 1.0."""
+    scroll_step: int = 1
+    """Blocks that the ranking is scrolled by from task to task; 0 never scrolls."""
+    protocol: Protocol = "paper"
+    """Where the paper and its released code differ: `released` adds EWC's penalty once for each width."""
+    epochs: int = 200
+    """Epochs a task."""
+    batch_size: int = 64
+    """Images a step."""
+    learning_rate: float = 0.1
+    """Learning rate of SGD at the start of each task."""
+    momentum: float = 0.0
+    """Momentum of SGD."""
+    weight_decay: float = 0.0
+    """Weight decay of SGD."""
+    decay_at: tuple[float, ...] = (0.4, 0.6)
+    """When the learning rate falls, as shares of a task's epochs: 80 and 120 of 200."""
+    decay_by: float = 0.1
+    """What the learning rate is multiplied by then."""
+    clip: float = 10000.0
+    """Largest norm of the gradient of all parameters."""
+    seed: int = 0
+    """Seed of the class order, the network, the order of images and their augmentation."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is unknown; allowed: {', '.join(map(str, allowed))}")
+        for name, (low, high) in _RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name}={getattr(self, name)} must lie in {low} to {high}")
+        if any(not 0 < share < 1 for share in self.decay_at):
+            raise ConfigError(f"decay_at={self.decay_at} must be shares of a task's epochs between 0 and 1")
+        self.all_widths()
+
+    def all_widths(self) -> Widths:
+        """The widths: one number above 1 counts even ones, anything else are the fractions themselves.
+
+        Raises:
+            ConfigError: they aren't widths.
+        """
+        count = self.widths[0] if len(self.widths) == 1 else 0
+        try:
+            return Widths.of(int(count) if count > 1 and count == int(count) else list(self.widths))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"widths: {error}") from error
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Learning rate of an epoch of any task, counted from 0."""
+        falls = sum(epoch >= round(share * self.epochs) for share in self.decay_at)
+        return self.learning_rate * self.decay_by**falls
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values, with the widths as fractions."""
+        return {**asdict(self), "widths": list(self.all_widths().fractions), "decay_at": list(self.decay_at)}
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "data": get_args(DatasetName),
+    "class_order": get_args(ClassOrder),
+    "augmentation": (None, *AUGMENTATIONS),
+    "model": get_args(ModelName),
+    "method": get_args(MethodName),
+    "protocol": get_args(Protocol),
+}
+_MANY = 10**9
+_RANGES: dict[str, tuple[float, float]] = {
+    "tasks": (1, _MANY),
+    "channels": (1, _MANY),
+    "scroll_step": (0, _MANY),
+    "epochs": (1, _MANY),
+    "batch_size": (2, _MANY),
+    "learning_rate": (0, _MANY),
+    "momentum": (0, 1),
+    "weight_decay": (0, _MANY),
+    "decay_by": (0, 1),
+    "clip": (0, float("inf")),
+    "seed": (0, 2**32 - 1),
+}
+assert {*_CHOICES, *_RANGES} <= {f.name for f in fields(TrainConfig)}

@@ -1,0 +1,67 @@
+"""Counting correct answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from slimkern.continual.data import ImageSet
+from slimkern.continual.network import ContinualNet
+from slimkern.continual.tasks import Task
+from slimkern.width_batch import WidthBatch, every_width
+
+Normalise = Callable[[Tensor], Tensor]
+_BATCH = 256
+
+
+@torch.inference_mode()
+def count_correct(net: ContinualNet, tasks: Sequence[Task], normalise: Normalise) -> Tensor:
+    """Correct answers on the test images of each task at every width, at the network's present scroll.
+
+    Args:
+        net: has heads for these tasks at least.
+        tasks: those seen so far.
+        normalise: uint8 images to the network's input.
+
+    Returns:
+        int64 [2, tasks, widths] on the CPU: with the task known (argmax within its head), and over all heads.
+    """
+    net.eval()
+    counts = torch.stack([_count(net, task, normalise) for task in tasks], dim=1)
+    return counts.cpu()
+
+
+@torch.inference_mode()
+def validation_accuracy(net: ContinualNet, task: Task, normalise: Normalise) -> float | None:
+    """Task-aware accuracy at width 1.0 on the task's held-out images, in percent; None without such images."""
+    if len(task.validation) == 0:
+        return None
+    net.eval()
+    correct = [
+        (within_task(net(images), task.classes) == labels).sum()
+        for images, labels in _batches(task.validation, normalise)
+    ]
+    return 100 * torch.stack(correct).sum().item() / len(task.validation)
+
+
+def within_task(logits: Tensor, classes: range) -> Tensor:
+    """The best class of one task: logits [N, classes seen] to labels int64 [N]."""
+    return logits[:, classes.start : classes.stop].argmax(1) + classes.start
+
+
+def _count(net: ContinualNet, task: Task, normalise: Normalise) -> Tensor:
+    counts = []
+    for images, labels in _batches(task.test, normalise):
+        answers = net(every_width(images))
+        assert isinstance(answers, WidthBatch)
+        aware = [(within_task(logits, task.classes) == labels).sum() for _, logits in answers]
+        agnostic = [(logits.argmax(1) == labels).sum() for _, logits in answers]
+        counts.append(torch.stack([torch.stack(aware), torch.stack(agnostic)]))
+    return torch.stack(counts).sum(0)
+
+
+def _batches(data: ImageSet, normalise: Normalise) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(data), _BATCH):
+        yield normalise(data.images[start : start + _BATCH]), data.labels[start : start + _BATCH]

@@ -1,0 +1,229 @@
+"""The training loop: tasks, epochs, steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkern.continual.config import TrainConfig
+from slimkern.continual.data import Dataset
+from slimkern.continual.data.augment import Augmentation
+from slimkern.continual.evaluation import count_correct, validation_accuracy
+from slimkern.continual.methods import Method, Step, make_method
+from slimkern.continual.methods.method import classification_loss
+from slimkern.continual.metrics import Counts
+from slimkern.continual.network import ContinualNet
+from slimkern.continual.recorder import EpochSummary, Plan, Recorder, Silent
+from slimkern.continual.seeding import seed_for
+from slimkern.continual.tasks import Task, build_tasks
+from slimkern.models import resnet18
+from slimkern.nn import scroll_to
+from slimkern.width_batch import WidthBatch, every_width
+
+State = dict[str, Any]
+_NETWORK, _TASK, _EPOCH, _AFTER = range(4)
+
+
+class DivergedError(RuntimeError):
+    """The loss of a step was not finite; the message names the step. The last checkpoint is from before it."""
+
+
+def train(
+    config: TrainConfig,
+    dataset: Dataset,
+    recorder: Recorder | None = None,
+    state: State | None = None,
+    device: torch.device | str = "cpu",
+) -> Counts:
+    """Learn the tasks of a data set one after the other.
+
+    Args:
+        config: what to do.
+        dataset: the images, on any device.
+        recorder: told of every epoch and task, and handed a checkpoint after each.
+        state: a checkpoint of the same configuration to go on from; on a CPU the run then ends bit for bit as an
+            unbroken one does.
+        device: where to train; the images are moved there.
+
+    Returns:
+        Correct answers after each task, on each task, at each width.
+
+    Raises:
+        ConfigError, TaskError: the configuration doesn't fit the method or the data set.
+        DivergedError: a loss was NaN or infinite.
+    """
+    trainer = Trainer(config, dataset, torch.device(device))
+    if state is not None:
+        trainer.load_state_dict(state)
+    return trainer.run(recorder or Silent())
+
+
+class Trainer:
+    """One run and where it is: `task` and `epoch` are what comes next."""
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.method: Method = make_method(config)
+        widths = config.all_widths()
+        self.tasks = [
+            _moved(task, device)
+            for task in build_tasks(
+                dataset,
+                tasks=config.tasks,
+                first_task_classes=config.first_task_classes,
+                order=config.class_order,
+                seed=config.seed,
+                validation=config.validation,
+            )
+        ]
+        self.augmentation = Augmentation.named(
+            config.augmentation or dataset.augmentation, dataset.mean, dataset.std, device
+        )
+        seed_for(config.seed, _NETWORK)
+        backbone = resnet18(None, widths, in_channels=len(dataset.mean), channels=config.channels)
+        self.net = ContinualNet(backbone, widths).to(device, memory_format=torch.channels_last)
+        self.counts = Counts.empty(widths.fractions, tuple(len(task.test) for task in self.tasks))
+        self.task, self.epoch = 0, 0
+
+    def run(self, recorder: Recorder) -> Counts:
+        """Train from where the run is to its end; see `train`."""
+        recorder.started(self._plan(), self.task, self.epoch)
+        while self.task < len(self.tasks):
+            self._learn(self.tasks[self.task], recorder)
+        recorder.finished(self.counts)
+        return self.counts
+
+    def state_dict(self) -> State:
+        """All that is needed to go on: tensors and plain values."""
+        return {
+            "task": self.task,
+            "epoch": self.epoch,
+            "heads": [head.out_features for head in self.net.heads],
+            "net": self.net.state_dict(),
+            "optimiser": self.optimiser.state_dict() if self.epoch else None,
+            "method": self.method.state_dict(),
+            "counts": self.counts.to_json(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a state given by `state_dict` under the same configuration."""
+        self.task, self.epoch = state["task"], state["epoch"]
+        for classes in state["heads"]:
+            self.net.add_head(classes)
+        self.net.load_state_dict(state["net"])
+        self.method.load_state_dict(state["method"], self.net)
+        self.counts = Counts.from_json(state["counts"])
+        if self.epoch:
+            self._set_optimiser()
+            self.optimiser.load_state_dict(state["optimiser"])
+
+    def _learn(self, task: Task, recorder: Recorder) -> None:
+        config = self.config
+        if self.epoch == 0:
+            seed_for(config.seed, _TASK, task.index)
+            self.net.add_head(len(task.classes))
+            scroll_to(self.net, task.index, config.scroll_step)
+            self._set_optimiser()
+            self.method.before_task(self.net, task.index)
+        while self.epoch < config.epochs:
+            summary = self._train_epoch(task)
+            self.epoch += 1
+            recorder.epoch_finished(summary)
+            recorder.checkpoint(self.state_dict())
+        seed_for(config.seed, _AFTER, task.index)
+        self.method.after_task(self.net, task.index, self._batches(task))
+        aware, agnostic = count_correct(self.net, self.tasks[: task.index + 1], self.augmentation.normalise)
+        self.counts = self.counts.with_row(aware.numpy(), agnostic.numpy())
+        self.task, self.epoch = task.index + 1, 0
+        recorder.task_finished(task.index, self.counts)
+        recorder.checkpoint(self.state_dict())
+
+    def _set_optimiser(self) -> None:
+        """A fresh optimiser for the backbone and the newest head; older heads stay as they are."""
+        for head in self.net.heads[:-1]:
+            head.requires_grad_(False)
+        config = self.config
+        self.parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.SGD(
+            self.parameters, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+
+    def _train_epoch(self, task: Task) -> EpochSummary:
+        start = time.perf_counter()
+        rate = self.config.learning_rate_at(self.epoch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        seed_for(self.config.seed, _EPOCH, task.index, self.epoch)
+        self.net.train()
+        history = [self._train_step(task, images, labels) for images, labels in self._batches(task)]
+        names = list(history[0])
+        # The only read-back of the epoch.
+        losses = torch.stack([torch.stack([parts[name] for name in names]) for parts in history]).cpu()
+        self._refuse_divergence(names, losses)
+        return EpochSummary(
+            task.index,
+            self.epoch,
+            float(losses.sum(1).mean()),
+            dict(zip(names, losses.mean(0).tolist(), strict=True)),
+            rate,
+            validation_accuracy(self.net, task, self.augmentation.normalise),
+            time.perf_counter() - start,
+        )
+
+    def _train_step(self, task: Task, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One step over all widths: the method's loss at width 1.0 and cross-entropies at the others (Eq. 6)."""
+        answers = self.net(every_width(images))
+        assert isinstance(answers, WidthBatch)
+        *narrower, (_, logits) = answers
+        parts = self.method.losses(Step(self.net, images, labels, logits, task.classes))
+        for width, own in narrower:
+            parts[f"cross-entropy at {width:g}"] = classification_loss(own, labels, task.classes)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(parts.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        self.optimiser.step()
+        return {name: part.detach() for name, part in parts.items()}
+
+    def _batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
+        """The task's training images once, shuffled and augmented."""
+        order = torch.randperm(len(task.train), device=self.device)
+        for own in _chunks(order, self.config.batch_size):
+            chosen = task.train.select(own)
+            images = self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last)
+            yield images, chosen.labels
+
+    def _refuse_divergence(self, names: Sequence[str], losses: Tensor) -> None:
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            step, part = bad[0].tolist()
+            raise DivergedError(
+                f"the {names[part]} of task {self.task}, epoch {self.epoch}, step {step} (all counted from 0) is "
+                f"{losses[step, part].item()}; the last checkpoint is from before this epoch. A lower learning rate "
+                f"(now {self.config.learning_rate}) or strength may help"
+            )
+
+    def _plan(self) -> Plan:
+        return Plan(
+            tasks=tuple(len(task.classes) for task in self.tasks),
+            epochs=self.config.epochs,
+            steps=tuple(len(_chunks(task.train.labels, self.config.batch_size)) for task in self.tasks),
+            widths=self.counts.widths,
+            parameters=sum(parameter.numel() for parameter in self.net.parameters()),
+        )
+
+
+def _chunks(tensor: Tensor, size: int) -> list[Tensor]:
+    """Consecutive pieces of `size`, the last one smaller; a single leftover joins its neighbour, as batch norm needs two."""
+    chunks = list(tensor.split(size))
+    if len(chunks) > 1 and len(chunks[-1]) == 1:
+        chunks[-2:] = [torch.cat(chunks[-2:])]
+    return chunks
+
+
+def _moved(task: Task, device: torch.device) -> Task:
+    return replace(task, train=task.train.to(device), validation=task.validation.to(device), test=task.test.to(device))

@@ -1,0 +1,67 @@
+"""A run from its configuration to its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from slimkern.continual.config import TrainConfig
+from slimkern.continual.data import load
+from slimkern.continual.methods import METHODS
+from slimkern.continual.metrics import Counts
+from slimkern.continual.recorder import Recorder, Several
+from slimkern.continual.training import Trainer
+from slimkern.experiments.folder_recorder import FolderRecorder
+from slimkern.experiments.run_folder import RunFolder
+
+
+def run(
+    config: TrainConfig,
+    out: Path,
+    root: Path | None = None,
+    download: bool = False,
+    device: torch.device | str = "cpu",
+    recorders: Sequence[Recorder] = (),
+) -> Counts:
+    """Train what `config` says in the folder `out`, going on from its last checkpoint if it has one.
+
+    The configuration is checked and the data read before anything is written.
+
+    Args:
+        config: the run.
+        out: its folder; made if it isn't there.
+        root: where the data set lies, unless it comes with scikit-learn.
+        download: fetch the data set where it can be.
+        device: where to train.
+        recorders: told of the run, beside its folder.
+
+    Raises:
+        ConfigError, TaskError: the configuration can't be run.
+        UnknownDatasetError, MissingDataError, CorruptDataError: the data can't be read.
+        RunFolderError, StorageError: the folder is another run's, damaged, in use or can't be written.
+        DivergedError: a loss was NaN or infinite; the last checkpoint is kept.
+    """
+    dataset = load(config.data, root, download)
+    trainer = Trainer(config, dataset, torch.device(device))
+    with RunFolder.open(out, resolved(config, dataset.augmentation)) as folder:
+        state = folder.load_checkpoint(map_location=device)
+        if state is not None:
+            trainer.load_state_dict(state)
+        return trainer.run(Several([FolderRecorder(folder), *recorders]))
+
+
+def resolved(config: TrainConfig, augmentation: str) -> dict:
+    """The configuration with every default filled in, as a run folder keeps it."""
+    return {
+        **config.to_dict(),
+        "augmentation": config.augmentation or augmentation,
+        "options": {**METHODS[config.method].options(), **config.options},
+    }
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """`runs/` and a name made of what most often differs between runs."""
+    widths = "-".join(f"{width:g}" for width in config.all_widths().fractions)
+    return Path("runs") / f"{config.data}-{config.tasks}-{config.method}-widths-{widths}-seed-{config.seed}"

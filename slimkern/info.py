@@ -1,0 +1,59 @@
+"""What this installation can do, and what it lacks."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from slimkern.ops import backends
+
+EXTRAS = {
+    "train": ("torchvision", "rich", "tyro", "scikit-learn"),
+    "plot": ("matplotlib",),
+    "tensorboard": ("tensorboard",),
+}
+
+
+def describe() -> str:
+    """Versions, devices, which backend serves each operator and why not another, and the missing extras."""
+    import slimkern
+
+    lines = [
+        f"slimkern {slimkern.__version__}, torch {torch.__version__}, triton {_version('triton') or 'missing'}, "
+        f"Python {platform.python_version()}",
+        f"devices: {', '.join(_devices())}",
+        "",
+        "operators",
+    ]
+    for operator in backends.OPERATORS:
+        lines.append(f"  {operator}: {_chosen(operator)}")
+        refusals = [(backend, backends.why_not(operator, backend)) for backend in backends.BACKENDS]
+        lines += [f"    {backend}: {reason}" for backend, reason in refusals if reason]
+    lines += ["", "extras"]
+    for extra, packages in EXTRAS.items():
+        missing = [package for package in packages if _version(package) is None]
+        state = f"missing {', '.join(missing)}; pip install 'slimkern[{extra}]'" if missing else "installed"
+        lines.append(f"  {extra}: {state}")
+    return "\n".join(lines)
+
+
+def _chosen(operator: str) -> str:
+    try:
+        return backends.choose(operator, "cpu")
+    except ValueError as error:
+        return str(error)
+
+
+def _devices() -> list[str]:
+    cpu = f"cpu ({torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()})"
+    gpus = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    return [cpu, *(gpus or ["no CUDA GPU"])]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
