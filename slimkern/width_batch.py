@@ -51,6 +51,11 @@ class WidthBatch:
         self._settle(relu=False)
         return self._slabs
 
+    @property
+    def pending(self) -> Finish | None:
+        """The work that was put off, as long as nothing has joined it."""
+        return None if self._residuals else self._finish
+
     def _settle(self, relu: bool) -> None:
         if self._finish is not None:
             finish, self._finish = self._finish, None

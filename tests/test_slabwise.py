@@ -22,7 +22,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(["interpolate", "upsample"], (None, 2)),
     "pad": ([1, 0, 0, 2],),
     "flatten": (1,),
-    **dict.fromkeys(["reshape", "view"], (2, -1)),
+    **dict.fromkeys(["reshape", "view"], ((2, -1),)),
     "squeeze": (3,),
     **dict.fromkeys(["amax", "mean", "sum"], ((2, 3),)),
     **dict.fromkeys(["log_softmax", "softmax"], (1,)),
@@ -66,3 +66,53 @@ def test_acts_on_each_slab_alone(function: Callable[..., Any], arguments: tuple[
     expected = [function(slab, *arguments) for slab in alone]
     assert isinstance(results, WidthBatch) and results.widths == WIDTHS
     torch.testing.assert_close(list(results.slabs), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda x: torch.cat([x, x]), "cat of a list"),
+        (lambda x: torch.stack([x]), "stack of a list"),
+        (lambda x: torch.max(x), "max"),
+        (lambda x: torch.permute(x, (0, 2, 3, 1)), "permute"),
+        (lambda x: x.permute(0, 2, 3, 1), "Tensor.permute"),
+        (lambda x: x.chunk(2, 1), "Tensor.chunk"),
+        (lambda x: F.conv2d(x, torch.ones(2, 2, 1, 1)), "conv2d"),
+        (lambda x: F.linear(x, torch.ones(2, 1)), "linear"),
+        (lambda x: F.group_norm(x, 2), "group_norm"),
+        (lambda x: F.layer_norm(x, (1,)), "layer_norm"),
+        (lambda x: F.prelu(x, torch.ones(2)), "prelu"),
+        (lambda x: x.requires_grad, "Tensor.requires_grad"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_functions_are_refused_by_name(function: Callable[..., Any], named: str) -> None:
+    with pytest.raises(TypeError, match=f"^{named}.* has no sound meaning for the slabs of a WidthBatch"):
+        function(WidthBatch(slabs(), WIDTHS))
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda x: x + torch.ones(4, 1, 1), "add .* the tensor has 4 channels"),
+        (lambda x: torch.ones(2, 4, 4, 1) * x, "mul .* the tensor has 4 channels"),
+        (lambda x: x.view(-1), "view made"),
+        (lambda x: x.view(4, -1), "view made"),
+        (lambda x: x.flatten(0, 1), "flatten made"),
+        (lambda x: F.pad(x, [0, 0, 0, 0, 1, 1]), "pad made"),
+    ],
+    ids=["add_channels", "multiply_channels", "view_flat", "view_batch", "flatten_batch", "pad_channels"],
+)
+def test_what_would_move_or_mix_channels_is_refused(function: Callable[..., Any], named: str) -> None:
+    with pytest.raises(TypeError, match=named):
+        function(WidthBatch(slabs(), WIDTHS))
+
+
+@pytest.mark.parametrize(
+    "partner",
+    [2, torch.tensor(2.0), torch.rand(4, 1), torch.rand(2, 1, 4, 1)],
+    ids=["number", "scalar", "image", "mask"],
+)
+def test_partners_without_channels_meet_every_slab(partner: Any) -> None:
+    results = WidthBatch(slabs(), WIDTHS) * partner
+    torch.testing.assert_close(list(results.slabs), [slab * partner for slab in slabs()], rtol=0, atol=0)

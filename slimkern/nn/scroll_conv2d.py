@@ -8,8 +8,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slimkern.nn.deferred import DeferredConvolution
 from slimkern.nn.scroll_layer import ScrollLayer
-from slimkern.ops import backends, scroll_conv2d
+from slimkern.ops import backends
+from slimkern.ops.checks import autocast
+from slimkern.ops.convolution import Convolution
 from slimkern.ops.rotation import read, read_bias
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
@@ -91,11 +94,12 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
 
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
-        if isinstance(input, WidthBatch):
+        if not isinstance(input, WidthBatch):
+            return super().forward(input) if self.scroll == 0 else self._apply_slabs([input], [self.out_channels])[0]
+        if input.shared:
             return self._answer(input, self.in_channels, self.out_channels, 1, self._apply_slabs)
-        if self.scroll == 0:
-            return super().forward(input)
-        return self._apply_slabs([input], [self.out_channels])[0]
+        widths, outputs = self._accept(input, self.in_channels, self.out_channels, 1)
+        return WidthBatch.deferred(self._put_off(input.slabs, outputs), widths)
 
     def _sizes(self, width: float) -> tuple[int, int]:
         (outputs,) = self._counts(self.out_channels, self.whole_out, [width])
@@ -106,14 +110,17 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
         return self._offset(self.out_channels, self.whole_out), self._offset(self.in_channels, self.whole_in)
 
     def _apply_slabs(self, slabs: Sequence[Tensor], outputs: list[int]) -> list[Tensor]:
+        return self._put_off(slabs, outputs)((), False)
+
+    def _put_off(self, slabs: Sequence[Tensor], outputs: list[int]) -> DeferredConvolution:
         left, right, top, bottom = self._reversed_padding_repeated_twice
         padding = [top, left]
         if self.padding_mode != "zeros" or left != right or top != bottom:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             slabs, padding = [F.pad(slab, [left, right, top, bottom], mode) for slab in slabs], [0, 0]
-        return scroll_conv2d(
-            slabs, self.weight, self.bias, outputs, *self._offsets(), self.stride, padding, self.dilation, self.groups
-        )
+        slabs, weight, bias = autocast(slabs, self.weight, self.bias)
+        convolution = Convolution(weight, *self._offsets(), self.stride, padding, self.dilation, self.groups)
+        return DeferredConvolution(slabs, convolution, bias, outputs)
 
     def extra_repr(self) -> str:
         """Arguments, widths, scroll and backend."""

@@ -48,10 +48,15 @@ class ScrollLayer(nn.Module):
         if batch.shared and self.whole_in and self.whole_out:
             self._check_slabs(batch.slabs, [inputs], axis)
             return WidthBatch(apply(batch.slabs, [outputs]), batch.widths, shared=True)
+        widths, counts = self._accept(batch, inputs, outputs, axis)
+        return WidthBatch(apply(batch.slabs, counts), widths)
+
+    def _accept(self, batch: WidthBatch, inputs: int, outputs: int, axis: int) -> tuple[tuple[float, ...], list[int]]:
+        """The widths that a batch is answered at, and how many of `outputs` each gives."""
         widths = batch.resolve(self.widths)
         expected = self._counts(inputs, self.whole_in, widths)
         self._check_slabs(batch.slabs * len(widths) if batch.shared else batch.slabs, expected, axis)
-        return WidthBatch(apply(batch.slabs, self._counts(outputs, self.whole_out, widths)), widths)
+        return widths, self._counts(outputs, self.whole_out, widths)
 
     def _check_slabs(self, slabs: Sequence[Tensor], expected: Sequence[int], axis: int) -> None:
         given = [slab.shape[axis] for slab in slabs]

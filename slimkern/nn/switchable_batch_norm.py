@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimkern.nn.normalisation import Normalisation
+from slimkern.nn.deferred import DeferredBatchNorm, DeferredConvolution
 from slimkern.ops import backends
+from slimkern.ops.batch_norm import BatchNorm
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
 
@@ -114,24 +115,32 @@ class SwitchableBatchNorm2d(nn.Module):
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if not isinstance(input, WidthBatch):
-            return self._put_off([input], [len(self.sizes) - 1])((), False)[0]
+            return self._put_off([input], [input.shape[1]], [len(self.sizes) - 1])((), False)[0]
         widths = input.resolve(self.widths)
+        places = [self.widths.index(width) for width in widths]
+        if isinstance(input.pending, DeferredConvolution):
+            return WidthBatch.deferred(self._put_off(input.pending, input.pending.out_channels, places), widths)
         slabs = input.slabs * len(widths) if input.shared else input.slabs
-        return WidthBatch.deferred(self._put_off(slabs, [self.widths.index(width) for width in widths]), widths)
+        return WidthBatch.deferred(self._put_off(slabs, [slab.shape[1] for slab in slabs], places), widths)
 
-    def _put_off(self, slabs: Sequence[Tensor], places: list[int]) -> Normalisation:
-        given, expected = [slab.shape[1] for slab in slabs], [self.sizes[place] for place in places]
-        if given != expected:
+    def _put_off(
+        self, source: Sequence[Tensor] | DeferredConvolution, channels: Sequence[int], places: list[int]
+    ) -> DeferredBatchNorm:
+        expected = [self.sizes[place] for place in places]
+        if list(channels) != expected:
             raise ValueError(
                 f"SwitchableBatchNorm2d of {self.num_features} channels and widths {self.widths.fractions} takes slabs "
-                f"of {expected} channels, but was given {given}"
+                f"of {expected} channels, but was given {list(channels)}"
             )
         uses_batch = self.training or not self.track_running_stats
-        return Normalisation(
-            slabs, self.weight, self.bias, [self.offsets[place] for place in places],
-            None if uses_batch else self.running_mean, None if uses_batch else self.running_var, self.eps,
-            partial(self._track, places) if self.training and self.track_running_stats else None,
-        )  # fmt: skip
+        mean, variance = (None, None) if uses_batch else (self.running_mean, self.running_var)
+        tracks = self.training and self.track_running_stats
+        return DeferredBatchNorm(
+            source,
+            BatchNorm(self.weight, self.bias, mean, variance, self.eps),
+            [self.offsets[place] for place in places],
+            partial(self._track, places) if tracks else None,
+        )
 
     @torch.no_grad()
     def _track(self, places: list[int], mean: Tensor, variance: Tensor, count: int) -> None:

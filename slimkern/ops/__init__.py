@@ -5,7 +5,8 @@ Every file holds one operator: its plain-torch reference, which is the specifica
 """
 
 from slimkern.ops.scroll_conv2d import scroll_conv2d
+from slimkern.ops.scroll_conv2d_batch_norm import scroll_conv2d_batch_norm
 from slimkern.ops.scroll_linear import scroll_linear
 from slimkern.ops.switchable_batch_norm import switchable_batch_norm
 
-__all__ = ["scroll_conv2d", "scroll_linear", "switchable_batch_norm"]
+__all__ = ["scroll_conv2d", "scroll_conv2d_batch_norm", "scroll_linear", "switchable_batch_norm"]

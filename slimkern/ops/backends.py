@@ -12,6 +12,7 @@ BACKENDS = ("torch", "triton", "native")
 
 OPERATORS: dict[str, tuple[str, ...]] = {
     "scroll_conv2d": ("torch",),
+    "scroll_conv2d_batch_norm": ("torch",),
     "scroll_linear": ("torch",),
     "switchable_batch_norm": ("torch",),
 }

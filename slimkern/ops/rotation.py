@@ -61,8 +61,10 @@ class Gradient:
         for positions, channels in parts:
             self._total[channels] += part[positions]
 
-    def total(self) -> Tensor:
-        """The sum, shaped like the weight; channels that no sub-network has are exactly zero."""
+    def total(self, needed: bool = True) -> Tensor:
+        """The sum, shaped like the weight, with exact zeros where no sub-network reads; empty if not needed."""
+        if not needed:
+            return self._weight.new_empty(0)
         return torch.zeros_like(self._weight) if self._total is None else self._total
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from slimkern.ops.backends import choose
-from slimkern.ops.checks import autocast, check_channels, check_offset, check_slabs, check_weight
-from slimkern.ops.rotation import Gradient, read, read_bias, sum_of_prefixes
+from slimkern.ops.checks import autocast
+from slimkern.ops.convolution import Convolution, check_convolution, packed
+from slimkern.ops.rotation import Gradient, sum_of_prefixes
 
 
 def scroll_conv2d(
@@ -51,42 +51,18 @@ def scroll_conv2d(
     Raises:
         ValueError: a wrong rank, channel count, offset, device or dtype, or an empty batch.
     """
-    check_slabs("scroll_conv2d", slabs, dim=4)
     slabs, weight, bias = autocast(slabs, weight, bias)
-    check_weight("scroll_conv2d", "weight", weight, slabs[0])
-    check_weight("scroll_conv2d", "bias", bias, slabs[0])
-    check_channels("scroll_conv2d", slabs, 1, out_channels, (weight.shape[0], weight.shape[1] * groups))
-    check_offset("scroll_conv2d", "out_offset", out_offset, weight.shape[0])
-    check_offset("scroll_conv2d", "in_offset", in_offset, weight.shape[1] * groups)
-    if groups > 1:
-        _check_groups(slabs, weight, out_channels, (out_offset, in_offset), groups)
+    convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
+    check_convolution("scroll_conv2d", slabs, convolution, bias, out_channels)
     choose("scroll_conv2d", weight.device)
-    return _forward(slabs, weight, bias, out_channels, out_offset, in_offset, stride, padding, dilation, groups)
-
-
-def _check_groups(
-    slabs: Sequence[Tensor], weight: Tensor, out_channels: Sequence[int], offset: tuple[int, int], groups: int
-) -> None:
-    fan_in, fan_out = weight.shape[1], weight.shape[0] // groups
-    for place, outputs in enumerate(out_channels):
-        inputs = slabs[place if len(slabs) > 1 else 0].shape[1]
-        if inputs % fan_in or outputs != inputs // fan_in * fan_out:
-            raise ValueError(
-                f"scroll_conv2d: {inputs} input and {outputs} output channels do not cut whole groups of {fan_in} "
-                f"inputs and {fan_out} outputs"
-            )
-    if offset[0] * fan_in != offset[1] * fan_out or offset[1] % fan_in:
-        raise ValueError(
-            f"scroll_conv2d: out_offset={offset[0]} and in_offset={offset[1]} do not start at the same group of "
-            f"{fan_in} inputs and {fan_out} outputs"
-        )
+    return _forward(slabs, bias, out_channels, *convolution)
 
 
 def _reference(
     slabs: Sequence[Tensor],
-    weight: Tensor,
     bias: Tensor | None,
     out_channels: Sequence[int],
+    weight: Tensor,
     out_offset: int,
     in_offset: int,
     stride: Sequence[int],
@@ -95,18 +71,13 @@ def _reference(
     groups: int,
 ) -> list[Tensor]:
     """The operator in plain torch: one convolution a slab, or one in all where the sub-networks share their input."""
-
-    def convolve(slab: Tensor, outputs: int) -> Tensor:
-        part, own_groups = _part(weight, slab.shape[1], outputs, out_offset, in_offset, groups)
-        own_bias = None if bias is None else read_bias(bias, outputs, out_offset)
-        return _packed(F.conv2d(_packed(slab), part, own_bias, stride, padding, dilation, own_groups))
-
+    convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
     if len(slabs) == len(out_channels):
-        return [convolve(slab, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
-    whole = convolve(slabs[0], max(out_channels))
+        return [convolution.apply(slab, bias, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
+    whole = convolution.apply(slabs[0], bias, max(out_channels))
     *narrower, last = out_channels
     copies = [whole[:, :outputs].clone(memory_format=torch.channels_last) for outputs in narrower]
-    return [*copies, _packed(whole[:, :last])]
+    return [*copies, packed(whole[:, :last])]
 
 
 def _reference_backward(
@@ -124,55 +95,32 @@ def _reference_backward(
     """Gradients of the slabs, the weight and the bias in plain torch; those not `needed` are empty tensors."""
     if len(slabs) < len(grads):
         grads = [sum_of_prefixes(grads, axis=1)]
-    nothing = weight.new_empty(0)
-    of_slabs, of_weight, of_bias = [], Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
+    convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
+    of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
-    for slab, grad in zip(reversed(slabs), reversed(grads), strict=True):
-        part, own_groups = _part(weight, slab.shape[1], grad.shape[1], out_offset, in_offset, groups)
-        to_slab, to_part, to_bias = torch.ops.aten.convolution_backward(
-            _packed(grad), _packed(slab), part, [grad.shape[1]], stride, padding, dilation, False, [0, 0], own_groups,
-            needed,
-        )  # fmt: skip
-        of_slabs.insert(0, _packed(to_slab) if needed[0] else nothing.clone())
-        if needed[1]:
-            of_weight.add(to_part, (out_offset, 0 if groups > 1 else in_offset))
-        if needed[2]:
-            of_bias.add(to_bias[:, None], (out_offset, 0))
-    return (
-        of_slabs,
-        of_weight.total() if needed[1] else nothing.clone(),
-        of_bias.total()[:, 0] if needed[2] else nothing.clone(),
-    )
-
-
-def _part(
-    weight: Tensor, inputs: int, outputs: int, out_offset: int, in_offset: int, groups: int
-) -> tuple[Tensor, int]:
-    """A sub-network's weight and groups; groups are cut whole, so a grouped weight has no input axis to rotate."""
-    if groups > 1:
-        return read(weight, (outputs, weight.shape[1]), (out_offset, 0)), inputs // weight.shape[1]
-    return read(weight, (outputs, inputs), (out_offset, in_offset)), 1
-
-
-def _packed(slab: Tensor) -> Tensor:
-    return slab.contiguous(memory_format=torch.channels_last)
+    of_slabs = [
+        convolution.backward(grad, slab, needed, of_weight, of_bias)
+        for slab, grad in zip(reversed(slabs), reversed(grads), strict=True)
+    ]
+    return of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    slabs, weight, bias, _, *ctx.geometry = inputs
-    ctx.count, ctx.has_bias = len(slabs), bias is not None
+    slabs, bias, _, weight, *ctx.geometry = inputs
+    ctx.has_bias = bias is not None
     ctx.save_for_backward(*slabs, weight)
 
 
 def _autograd(ctx: Any, grads: list[Tensor]) -> tuple:
     *slabs, weight = ctx.saved_tensors
-    needed = [any(ctx.needs_input_grad[0]), ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
+    needed = [any(ctx.needs_input_grad[0]), ctx.needs_input_grad[3], ctx.has_bias and ctx.needs_input_grad[1]]
     of_slabs, of_weight, of_bias = _backward(grads, slabs, weight, *ctx.geometry, needed)
     return (
         of_slabs if needed[0] else [None] * len(slabs),
-        of_weight if needed[1] else None,
         of_bias if needed[2] else None,
-        *[None] * (1 + len(ctx.geometry)),
+        None,
+        of_weight if needed[1] else None,
+        *[None] * len(ctx.geometry),
     )
 
 

@@ -82,22 +82,17 @@ def _reference_backward(
     """Gradients of the slabs, the weight and the bias in plain torch; those not `needed` are empty tensors."""
     if len(slabs) < len(grads):
         grads = [sum_of_prefixes(grads, axis=-1)]
-    nothing = weight.new_empty(0)
     of_slabs, of_weight, of_bias = [], Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
     for slab, grad in zip(reversed(slabs), reversed(grads), strict=True):
         part = read(weight, (grad.shape[-1], slab.shape[-1]), (out_offset, in_offset))
-        of_slabs.insert(0, grad @ part if needed[0] else nothing.clone())
+        of_slabs.insert(0, grad @ part if needed[0] else slab.new_empty(0))
         rows = grad.reshape(-1, grad.shape[-1])
         if needed[1]:
             of_weight.add(rows.T @ slab.reshape(-1, slab.shape[-1]), (out_offset, in_offset))
         if needed[2]:
             of_bias.add(rows.sum(0)[:, None], (out_offset, 0))
-    return (
-        of_slabs,
-        of_weight.total() if needed[1] else nothing.clone(),
-        of_bias.total()[:, 0] if needed[2] else nothing.clone(),
-    )
+    return of_slabs, of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:

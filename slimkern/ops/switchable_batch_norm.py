@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from slimkern.ops.backends import choose
-from slimkern.ops.checks import check_slabs, check_weight
+from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm
+from slimkern.ops.checks import check_slabs
 
 OPERATOR = "switchable_batch_norm"
 
@@ -43,35 +43,16 @@ def switchable_batch_norm(
         relu: clamp the result at zero.
 
     Returns:
-        The results, shaped like the slabs; the batch's mean and its biased variance, [sum of C_s] in the order of the
-        slabs (empty where running ones were used).
+        The results, shaped like the slabs; the mean and the biased variance that they were normalised by, [sum of C_s]
+        in the order of the slabs.
 
     Raises:
         ValueError: a wrong device, shape or length, an empty batch, or one value a channel where the batch's statistics
             count.
     """
+    norm = BatchNorm(weight, bias, running_mean, running_var, eps)
     check_slabs(OPERATOR, slabs)
-    vectors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    for name, vector in vectors.items():
-        check_weight(OPERATOR, name, vector, slabs[0], any_dtype=True)
-        for slab, offset in zip(slabs, offsets, strict=True):
-            if vector is not None and not 0 <= offset <= vector.shape[0] - slab.shape[1]:
-                raise ValueError(
-                    f"{OPERATOR}: {name} has {vector.shape[0]} entries; a slab of {slab.shape[1]} channels at offset "
-                    f"{offset} does not fit"
-                )
-    if (running_mean is None) != (running_var is None):
-        raise ValueError(f"{OPERATOR}: give running_mean and running_var both, or neither")
-    if running_mean is None and slabs[0].numel() == slabs[0].shape[1]:
-        raise ValueError(
-            f"{OPERATOR}: a batch of shape {tuple(slabs[0].shape)} has one value a channel, so no variance; the "
-            "batch's statistics need at least two"
-        )
-    if residuals and [r.shape for r in residuals] != [slab.shape for slab in slabs]:
-        raise ValueError(
-            f"{OPERATOR}: residuals of shapes {[tuple(r.shape) for r in residuals]} must match the slabs' "
-            f"{[tuple(slab.shape) for slab in slabs]}"
-        )
+    check_batch_norm(OPERATOR, slabs[0], [slab.shape for slab in slabs], norm, offsets, residuals)
     choose(OPERATOR, slabs[0].device)
     return _forward(slabs, weight, bias, offsets, running_mean, running_var, eps, residuals, relu)
 
@@ -88,25 +69,15 @@ def _reference(
     relu: bool,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """The operator in plain torch, slab by slab."""
-    results, means, variances = [], [], []
-    for place, (slab, offset) in enumerate(zip(slabs, offsets, strict=True)):
-        own = slice(offset, offset + slab.shape[1])
-        scale, shift = _at(weight, own), _at(bias, own)
-        if running_mean is not None and running_var is not None:
-            result = F.batch_norm(slab, running_mean[own], running_var[own], scale, shift, False, 0.0, eps)
-        else:
-            # Momentum 1 turns the running statistics into the batch's own.
-            mean, variance = slab.new_zeros(2, slab.shape[1], dtype=_statistics_dtype(slab, weight))
-            result = F.batch_norm(slab, mean, variance, scale, shift, True, 1.0, eps)
-            count = slab.numel() // slab.shape[1]
-            means.append(mean)
-            variances.append(variance * ((count - 1) / count))
-        if residuals:
-            result += residuals[place]
-        results.append(result.relu_() if relu else result)
-    if not means:
-        return results, slabs[0].new_empty(0), slabs[0].new_empty(0)
-    return results, torch.cat(means), torch.cat(variances)
+    norm = BatchNorm(weight, bias, running_mean, running_var, eps)
+    results, means, variances = zip(
+        *(
+            norm.apply(slab, offset, residual, relu)
+            for slab, offset, residual in zip(slabs, offsets, residuals or [None] * len(slabs), strict=True)
+        ),
+        strict=True,
+    )
+    return list(results), torch.cat(means), torch.cat(variances)
 
 
 def _reference_backward(
@@ -124,49 +95,25 @@ def _reference_backward(
 ) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
     """Gradients of the slabs, the scale, the shift, and of what went into the ReLU, in plain torch.
 
-    `rectified` are the forward pass's results where a ReLU followed, else none. `mean` and `variance` are those that
-    the slabs were normalised by, in the order of the slabs. What is not `needed` comes back empty.
+    `rectified` are the forward pass's results where a ReLU followed, else none. What is not `needed` comes back empty.
     """
-    inverse = torch.rsqrt(variance + eps)
+    gradient = BatchNormGradient(weight, parameters, mean, variance, batch_statistics, eps, needed)
     of_slabs, of_sums = [], []
-    of_weight, of_bias = mean.new_zeros(parameters), mean.new_zeros(parameters)
     start = 0
     for place, (slab, grad, offset) in enumerate(zip(slabs, grads, offsets, strict=True)):
         if rectified:
             grad = torch.ops.aten.threshold_backward(grad, rectified[place], 0)
             of_sums.append(grad)
-        own, here = slice(offset, offset + slab.shape[1]), slice(start, start + slab.shape[1])
-        start = here.stop
-        to_slab, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, slab, _at(weight, own), mean[here], variance[here], mean[here], inverse[here], batch_statistics, eps,
-            needed,
-        )  # fmt: skip
-        of_slabs.append(to_slab if needed[0] else slab.new_empty(0))
-        if needed[1]:
-            of_weight[own] = to_weight
-        if needed[2]:
-            of_bias[own] = to_bias
-    return of_slabs, of_weight, of_bias, of_sums
-
-
-def _at(vector: Tensor | None, own: slice) -> Tensor | None:
-    return None if vector is None else vector[own]
-
-
-def _statistics_dtype(slab: Tensor, weight: Tensor | None) -> torch.dtype:
-    if weight is not None:
-        return weight.dtype
-    return slab.dtype if slab.dtype == torch.float64 else torch.float32
+        of_slabs.append(gradient.backward(grad, slab, offset, start))
+        start += slab.shape[1]
+    return of_slabs, gradient.of_weight, gradient.of_bias, of_sums
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    slabs, weight, bias, offsets, running_mean, running_var, ctx.eps, residuals, relu = inputs
+    slabs, weight, bias, ctx.offsets, running_mean, _, ctx.eps, residuals, relu = inputs
     results, mean, variance = output
-    ctx.batch_statistics = running_mean is None
-    if not ctx.batch_statistics:
-        own = [slice(offset, offset + slab.shape[1]) for slab, offset in zip(slabs, offsets, strict=True)]
-        mean, variance = (torch.cat([vector[part] for part in own]) for vector in (running_mean, running_var))
-    ctx.offsets, ctx.residuals, ctx.affine = offsets, len(residuals), (weight is not None, bias is not None)
+    ctx.batch_statistics, ctx.residuals = running_mean is None, len(residuals)
+    ctx.affine = (weight is not None, bias is not None)
     ctx.parameters = next((len(vector) for vector in (weight, bias) if vector is not None), 0)
     ctx.save_for_backward(mean, variance, weight, *slabs, *(results if relu else ()))
 
@@ -176,18 +123,9 @@ def _autograd(ctx: Any, grads: list[Tensor], *_: Tensor) -> tuple:
     slabs, rectified = saved[: len(grads)], saved[len(grads) :]
     needed = [any(ctx.needs_input_grad[0])] + [has and ctx.needs_input_grad[1 + i] for i, has in enumerate(ctx.affine)]
     of_slabs, of_weight, of_bias, of_sums = _backward(
-        grads,
-        slabs,
-        rectified,
-        weight,
-        ctx.offsets,
-        mean,
-        variance,
-        ctx.parameters,
-        ctx.batch_statistics,
-        ctx.eps,
+        grads, slabs, rectified, weight, ctx.offsets, mean, variance, ctx.parameters, ctx.batch_statistics, ctx.eps,
         needed,
-    )
+    )  # fmt: skip
     return (
         of_slabs if needed[0] else [None] * len(slabs),
         of_weight if needed[1] else None,

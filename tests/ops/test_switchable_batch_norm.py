@@ -11,6 +11,7 @@ from torch import Tensor
 
 from slimkern.ops import switchable_batch_norm
 from tests.ops import truth
+from tests.ops.registration import check_registration
 
 EPS = 1e-3
 
@@ -78,7 +79,7 @@ def flat(arguments: dict[str, Any]) -> list[Tensor]:
 def true_results(case: Case, arguments: dict[str, Any]) -> list[Tensor]:
     results = []
     for place, (slab, offset) in enumerate(zip(arguments["slabs"], case.offsets, strict=True)):
-        own = {
+        own: dict[str, Any] = {
             name: None if arguments[name] is None else arguments[name][offset : offset + slab.shape[1]]
             for name in ("weight", "bias", "running_mean", "running_var")
         }
@@ -109,12 +110,10 @@ def check(case: Case, dtype: torch.dtype) -> None:
         assert not case.packed or result.is_contiguous(memory_format=torch.channels_last)
     for place, (leaf, true) in enumerate(zip(leaves, flat(exact), strict=True)):
         truth.assert_near(f"gradient {place} of slabs, residuals, weight and bias", leaf.grad, true.grad)
-    if case.running:
-        assert mean.numel() == variance.numel() == 0
-        return
-    moments = [truth.moments(slab[:, c]) for slab in exact["slabs"] for c in range(slab.shape[1])]
-    truth.assert_near("mean", mean, torch.stack([moment[0] for moment in moments]))
-    truth.assert_near("variance", variance, torch.stack([moment[1] for moment in moments]))
+    if not case.running:
+        moments = [truth.moments(slab[:, c]) for slab in exact["slabs"] for c in range(slab.shape[1])]
+        truth.assert_near("mean", mean, torch.stack([moment[0] for moment in moments]))
+        truth.assert_near("variance", variance, torch.stack([moment[1] for moment in moments]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -142,7 +141,7 @@ def test_gradients_of_other_widths_are_exactly_zero() -> None:
     arguments = case.tensors(torch.float32)
     weight, bias = arguments["weight"].requires_grad_(), arguments["bias"].requires_grad_()
     results, *_ = switchable_batch_norm(**arguments, offsets=case.offsets)
-    sum(result.pow(3).sum() for result in results).backward()
+    torch.stack([result.pow(3).sum() for result in results]).sum().backward()
     seen = {0, 1, *range(6, 12)}
     for vector in (weight, bias):
         assert {place for place in range(20) if vector.grad[place] != 0} == seen
@@ -156,7 +155,7 @@ def test_gradcheck(name: str) -> None:
 
     def function(*leaves: Tensor) -> tuple[Tensor, ...]:
         slabs, residuals, (weight, bias) = leaves[:count], leaves[count:-2], leaves[-2:]
-        changed = arguments | {"slabs": slabs, "residuals": residuals, "weight": weight, "bias": bias}
+        changed: dict[str, Any] = arguments | {"slabs": slabs, "residuals": residuals, "weight": weight, "bias": bias}
         return tuple(switchable_batch_norm(**changed, offsets=case.offsets, eps=EPS, relu=case.relu)[0])
 
     leaves = [leaf.requires_grad_() for leaf in flat(arguments)]
@@ -164,22 +163,12 @@ def test_gradcheck(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["batch_statistics_residual_relu", "running_statistics", "without_scale_and_shift"])
-def test_opcheck(name: str) -> None:
+def test_registration(name: str) -> None:
     case = CASES[name]
     arguments = case.tensors(torch.float32)
     for leaf in flat(arguments):
         leaf.requires_grad_()
-    torch.library.opcheck(
-        torch.ops.slimkern.switchable_batch_norm.default,
-        (
-            *(arguments[name] for name in ("slabs", "weight", "bias")),
-            case.offsets,
-            *(arguments[name] for name in ("running_mean", "running_var")),
-            EPS,
-            arguments["residuals"],
-            case.relu,
-        ),
-    )
+    check_registration(lambda: switchable_batch_norm(**arguments, offsets=case.offsets, eps=EPS, relu=case.relu))
 
 
 def test_bfloat16_slabs_with_float32_parameters() -> None:
@@ -202,11 +191,14 @@ def test_bfloat16_slabs_with_float32_parameters() -> None:
         ({"slabs": [], "offsets": []}, "slabs is empty; at least one slab is needed"),
         ({"slabs": [torch.ones(0, 2, 3, 3)]}, r"slabs\[0\] of shape \(0, 2, 3, 3\) is empty"),
         ({"weight": torch.ones(8, device="meta")}, "weight is torch.float32 on meta, the slabs are torch.float32 on"),
-        ({"bias": torch.ones(4)}, "bias has 4 entries; a slab of 2 channels at offset 6 does not fit"),
-        ({"offsets": [-1]}, "weight has 8 entries; a slab of 2 channels at offset -1 does not fit"),
+        ({"bias": torch.ones(4)}, "bias has 4 entries; .*2 channels at offset 6 do"),
+        ({"offsets": [-1]}, "weight has 8 entries; .*2 channels at offset -1 do"),
         ({"running_mean": torch.zeros(8)}, "give running_mean and running_var both, or neither"),
         ({"slabs": [torch.ones(1, 2, 1, 1)]}, r"a batch of shape \(1, 2, 1, 1\) has one value a channel, so no var"),
-        ({"residuals": [torch.ones(2, 2, 1, 1)]}, r"residuals of shapes \[\(2, 2, 1, 1\)\] must match the slabs' \["),
+        (
+            {"residuals": [torch.ones(2, 2, 1, 1)]},
+            r"residuals of shapes \[\(2, 2, 1, 1\)\] must match .*\[\(2, 2, 3, 3\)\]",
+        ),
     ],
     ids=lambda value: value[:40].replace(" ", "_") if isinstance(value, str) else "",
 )

@@ -92,9 +92,9 @@ def doubles(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.detach().double().requires_grad_() for tensor in tensors]
 
 
-def assert_near(name: str, given: Tensor | None, truth: Tensor, tolerance: float | None = None) -> None:
+def assert_near(name: str, given: Tensor | None, truth: Tensor | None, tolerance: float | None = None) -> None:
     """The largest error is at most `tolerance` times the truth's root mean square."""
-    assert given is not None, f"{name} is missing"
+    assert given is not None and truth is not None, f"{name} is missing"
     assert given.shape == truth.shape, f"{name} has shape {tuple(given.shape)}, the truth {tuple(truth.shape)}"
     allowed = TOLERANCE[given.dtype] if tolerance is None else tolerance
     scale = truth.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)

@@ -1,0 +1,115 @@
+"""Convolutions and batch norms that are put off until what follows them is known.
+
+So a batch norm can join the convolution before it, and an addition and a ReLU the batch norm: one operator, in one pass
+over memory. A result that is used twice is computed twice, but its statistics are tracked once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from slimkern.ops import scroll_conv2d, scroll_conv2d_batch_norm, switchable_batch_norm
+from slimkern.ops.batch_norm import BatchNorm
+from slimkern.ops.convolution import Convolution
+
+Track = Callable[[Tensor, Tensor, int], None]
+"""Told the batch's mean, its biased variance, and how many values a channel they are of."""
+
+
+@dataclass
+class DeferredConvolution:
+    """A call of `scroll_conv2d`, with the gradient mode that it was made in."""
+
+    slabs: Sequence[Tensor]
+    convolution: Convolution
+    bias: Tensor | None
+    out_channels: list[int]
+    grad: bool = field(default_factory=torch.is_grad_enabled)
+    versions: list[int | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.versions = [_version(slab) for slab in self.slabs]
+
+    def __call__(self, residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
+        """Convolve, add `residuals` (one a slab, or none), and apply a ReLU if asked for."""
+        self.refuse_changes()
+        weight, *geometry = self.convolution
+        with torch.set_grad_enabled(self.grad):
+            return _finished(
+                scroll_conv2d(self.slabs, weight, self.bias, self.out_channels, *geometry), residuals, relu
+            )
+
+    def refuse_changes(self) -> None:
+        """Raise RuntimeError if the input was modified in place since the call."""
+        _refuse_changes("ScrollConv2d", self.slabs, self.versions)
+
+    def shapes(self) -> list[list[int]]:
+        """The shapes of the results."""
+        pairs = zip(self.slabs, self.out_channels, strict=True)
+        return [self.convolution.output_shape(slab, outputs) for slab, outputs in pairs]
+
+
+@dataclass
+class DeferredBatchNorm:
+    """A call of `switchable_batch_norm` on slabs or on a convolution that is itself put off."""
+
+    source: Sequence[Tensor] | DeferredConvolution
+    norm: BatchNorm
+    offsets: list[int]
+    track: Track | None
+    grad: bool = field(default_factory=torch.is_grad_enabled)
+    versions: list[int | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, DeferredConvolution):
+            self.versions = [_version(slab) for slab in self.source]
+
+    def __call__(self, residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
+        """Normalise, add `residuals` (one a slab, or none), and apply a ReLU if asked for."""
+        source = self.source
+        if isinstance(source, DeferredConvolution):
+            source.refuse_changes()
+            shapes, dtype = source.shapes(), source.slabs[0].dtype
+        else:
+            _refuse_changes("SwitchableBatchNorm2d", source, self.versions)
+            shapes, dtype = [list(slab.shape) for slab in source], source[0].dtype
+        joins = all(list(r.shape) == s and r.dtype == dtype for r, s in zip(residuals, shapes, strict=False))
+        extras = (residuals, relu) if joins else ((), False)
+        with torch.set_grad_enabled(self.grad):
+            if isinstance(source, DeferredConvolution):
+                results, mean, variance = scroll_conv2d_batch_norm(
+                    source.slabs, source.convolution, source.bias, source.out_channels, self.norm, self.offsets, *extras
+                )
+            else:
+                results, mean, variance = switchable_batch_norm(
+                    source, self.norm.weight, self.norm.bias, self.offsets, *self.norm[2:], *extras
+                )
+            if not joins:
+                results = _finished(results, residuals, relu)
+        if self.track is not None:
+            track, self.track = self.track, None
+            track(mean, variance, results[0].numel() // results[0].shape[1])
+        return results
+
+
+def _finished(results: list[Tensor], residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
+    if residuals:
+        results = [result + residual for result, residual in zip(results, residuals, strict=True)]
+    return [result.relu_() for result in results] if relu else results
+
+
+def _refuse_changes(layer: str, slabs: Sequence[Tensor], versions: list[int | None]) -> None:
+    if versions != [_version(slab) for slab in slabs]:
+        raise RuntimeError(
+            f"the input of a {layer} was modified in place before its output was used; use the output first, or modify "
+            "a copy"
+        )
+
+
+def _version(slab: Tensor) -> int | None:
+    """The count of in-place changes that PyTorch keeps of a tensor, where it does."""
+    return None if torch.compiler.is_compiling() or slab.is_inference() else slab._version

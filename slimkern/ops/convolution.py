@@ -1,0 +1,107 @@
+"""The convolution of one slab by its sub-network's part of a weight, and its gradients, in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from slimkern.ops.checks import check_channels, check_offset, check_slabs, check_weight
+from slimkern.ops.rotation import Gradient, read, read_bias
+
+
+def packed(slab: Tensor) -> Tensor:
+    """The slab in channels-last memory; itself if it lies so already."""
+    return slab.contiguous(memory_format=torch.channels_last)
+
+
+class Convolution(NamedTuple):
+    """A stored weight [C_out, C_in / groups, height, width] and how it is read and moved over the image."""
+
+    weight: Tensor
+    out_offset: int
+    in_offset: int
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+
+    def apply(self, slab: Tensor, bias: Tensor | None, outputs: int) -> Tensor:
+        """Convolve a slab [N, C_s, H, W] to packed [N, outputs, H', W']."""
+        part, groups = self._part(slab.shape[1], outputs)
+        own_bias = None if bias is None else read_bias(bias, outputs, self.out_offset)
+        return packed(F.conv2d(packed(slab), part, own_bias, self.stride, self.padding, self.dilation, groups))
+
+    def backward(
+        self, grad: Tensor, slab: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient
+    ) -> Tensor:
+        """The slab's gradient (empty if not needed); those of the weight and the bias [C_out, 1] are added in place."""
+        part, groups = self._part(slab.shape[1], grad.shape[1])
+        to_slab, to_part, to_bias = torch.ops.aten.convolution_backward(
+            packed(grad), packed(slab), part, [grad.shape[1]], self.stride, self.padding, self.dilation, False, [0, 0],
+            groups, needed,
+        )  # fmt: skip
+        if needed[1]:
+            of_weight.add(to_part, (self.out_offset, 0 if self.groups > 1 else self.in_offset))
+        if needed[2]:
+            of_bias.add(to_bias[:, None], (self.out_offset, 0))
+        return packed(to_slab) if needed[0] else slab.new_empty(0)
+
+    def output_shape(self, slab: Tensor, outputs: int) -> list[int]:
+        """The shape that `apply` gives."""
+        sides = [
+            (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for side, kernel, stride, padding, dilation in zip(
+                slab.shape[2:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
+            )
+        ]
+        return [slab.shape[0], outputs, *sides]
+
+    def _part(self, inputs: int, outputs: int) -> tuple[Tensor, int]:
+        """A sub-network's weight and groups; groups are cut whole, so a grouped weight has no input axis to rotate."""
+        if self.groups > 1:
+            fan_in = self.weight.shape[1]
+            return read(self.weight, (outputs, fan_in), (self.out_offset, 0)), inputs // fan_in
+        return read(self.weight, (outputs, inputs), (self.out_offset, self.in_offset)), 1
+
+
+def check_convolution(
+    operator: str, slabs: Sequence[Tensor], convolution: Convolution, bias: Tensor | None, out_channels: Sequence[int]
+) -> None:
+    """Refuse what can't be convolved; one slab for several outputs is shared by them.
+
+    Raises:
+        ValueError: a wrong rank, channel count, offset, device or dtype, or an empty batch.
+    """
+    weight = convolution.weight
+    rows, columns = weight.shape[0], weight.shape[1] * convolution.groups
+    check_slabs(operator, slabs, dim=4)
+    check_weight(operator, "weight", weight, slabs[0])
+    check_weight(operator, "bias", bias, slabs[0])
+    check_channels(operator, slabs, 1, out_channels, (rows, columns))
+    check_offset(operator, "out_offset", convolution.out_offset, rows)
+    check_offset(operator, "in_offset", convolution.in_offset, columns)
+    if convolution.groups > 1:
+        _check_groups(operator, slabs, convolution, out_channels)
+
+
+def _check_groups(
+    operator: str, slabs: Sequence[Tensor], convolution: Convolution, out_channels: Sequence[int]
+) -> None:
+    fan_in, fan_out = convolution.weight.shape[1], convolution.weight.shape[0] // convolution.groups
+    for place, outputs in enumerate(out_channels):
+        inputs = slabs[place if len(slabs) > 1 else 0].shape[1]
+        if inputs % fan_in or outputs != inputs // fan_in * fan_out:
+            raise ValueError(
+                f"{operator}: {inputs} input and {outputs} output channels do not cut whole groups of {fan_in} "
+                f"inputs and {fan_out} outputs"
+            )
+    out_offset, in_offset = convolution.out_offset, convolution.in_offset
+    if out_offset * fan_in != in_offset * fan_out or in_offset % fan_in:
+        raise ValueError(
+            f"{operator}: out_offset={out_offset} and in_offset={in_offset} do not start at the same group of "
+            f"{fan_in} inputs and {fan_out} outputs"
+        )
