@@ -56,7 +56,7 @@ def test_arguments_are_of_answered_functions() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*upsample.* is deprecated")
-@pytest.mark.parametrize(("function", "arguments"), spellings())
+@pytest.mark.parametrize(("function", "arguments"), list(spellings()))
 def test_acts_on_each_slab_alone(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     batch = WidthBatch(slabs(), WIDTHS)
     torch.manual_seed(1)

@@ -34,7 +34,7 @@ class TrainConfig:
     first_task_classes: int | None = None
     """Classes of the first task, where it is larger than the others."""
     class_order: ClassOrder = "seed"
-    """Order in which classes are learned: shuffled by the seed, as the data set lists them, or iCaRL's for CIFAR-100."""
+    """Order in which classes are learned: shuffled by the seed, the data set's own, or iCaRL's for CIFAR-100."""
     validation: float = 0.1
     """Share of each class's training images that is held out."""
     augmentation: str | None = None

@@ -21,6 +21,7 @@ from slimkern.continual.network import ContinualNet
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder, Silent
 from slimkern.continual.seeding import seed_for
 from slimkern.continual.tasks import Task, build_tasks
+from slimkern.memory import keep_freed_memory
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
 from slimkern.width_batch import WidthBatch, every_width
@@ -68,6 +69,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
         self.config, self.device = config, device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.method: Method = make_method(config)
         widths = config.all_widths()
         self.tasks = [
@@ -86,7 +89,7 @@ class Trainer:
         )
         seed_for(config.seed, _NETWORK)
         backbone = resnet18(None, widths, in_channels=len(dataset.mean), channels=config.channels)
-        self.net = ContinualNet(backbone, widths).to(device, memory_format=torch.channels_last)
+        self.net = ContinualNet(backbone, widths).to(device).to(memory_format=torch.channels_last)
         self.counts = Counts.empty(widths.fractions, tuple(len(task.test) for task in self.tasks))
         self.task, self.epoch = 0, 0
 
@@ -218,7 +221,7 @@ class Trainer:
 
 
 def _chunks(tensor: Tensor, size: int) -> list[Tensor]:
-    """Consecutive pieces of `size`, the last one smaller; a single leftover joins its neighbour, as batch norm needs two."""
+    """Pieces of `size`, the last one smaller; a single leftover joins its neighbour, as batch norm needs two."""
     chunks = list(tensor.split(size))
     if len(chunks) > 1 and len(chunks[-1]) == 1:
         chunks[-2:] = [torch.cat(chunks[-2:])]

@@ -37,11 +37,13 @@ class DeferredConvolution:
     def __call__(self, residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
         """Convolve, add `residuals` (one a slab, or none), and apply a ReLU if asked for."""
         self.refuse_changes()
-        weight, *geometry = self.convolution
+        conv = self.convolution
         with torch.set_grad_enabled(self.grad):
-            return _finished(
-                scroll_conv2d(self.slabs, weight, self.bias, self.out_channels, *geometry), residuals, relu
-            )
+            results = scroll_conv2d(
+                self.slabs, conv.weight, self.bias, self.out_channels, conv.out_offset, conv.in_offset, conv.stride,
+                conv.padding, conv.dilation, conv.groups,
+            )  # fmt: skip
+            return _finished(results, residuals, relu)
 
     def refuse_changes(self) -> None:
         """Raise RuntimeError if the input was modified in place since the call."""

@@ -103,7 +103,7 @@ def check_batch_norm(
         for shape, offset in zip(shapes, offsets, strict=True):
             if not 0 <= offset <= vector.shape[0] - shape[1]:
                 raise ValueError(
-                    f"{operator}: {name} has {vector.shape[0]} entries; {shape[1]} channels at offset {offset} do not fit"
+                    f"{operator}: {name} has {vector.shape[0]} entries; {shape[1]} channels do not fit at {offset}"
                 )
     if (norm.running_mean is None) != (norm.running_var is None):
         raise ValueError(f"{operator}: give running_mean and running_var both, or neither")

@@ -42,6 +42,7 @@ def scrolled(layer: ScrollConv2d, scroll: int) -> ScrollConv2d:
     return layer.double()
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @every_plain
 def test_at_width_one_and_scroll_zero_is_the_parent(arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
     torch.manual_seed(0)

@@ -174,7 +174,9 @@ def test_registration(name: str) -> None:
 def test_bfloat16_slabs_with_float32_parameters() -> None:
     case = CASES["batch_statistics_residual_relu"]
     arguments = case.tensors(torch.float32)
-    low = arguments | {name: [slab.bfloat16() for slab in arguments[name]] for name in ("slabs", "residuals")}
+    low: dict[str, Any] = arguments | {
+        name: [slab.bfloat16() for slab in arguments[name]] for name in ("slabs", "residuals")
+    }
     leaves = [leaf.requires_grad_() for leaf in flat(low)]
     results, mean, variance = switchable_batch_norm(**low, offsets=case.offsets, eps=EPS, relu=True)
     for result, true in zip(results, true_results(case, in_doubles(low)), strict=True):
