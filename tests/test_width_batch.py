@@ -158,7 +158,7 @@ def test_before_the_first_sliced_layer_any_function_is_answered() -> None:
 
 @pytest.mark.parametrize("widths", [(1.0,), (0.25, 1.0)], ids=str)
 def test_batches_of_other_widths_do_not_mix(widths: tuple[float, ...]) -> None:
-    other = WidthBatch(slabs()[-len(widths) :], widths)
+    other: Any = WidthBatch(slabs()[-len(widths) :], widths)
     with pytest.raises(ValueError, match=r"add of WidthBatches of widths \(0.5, 1.0\) and "):
         torch.add(batch(), other)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from slimkern.continual.metrics import Counts
 
@@ -58,11 +58,14 @@ class EpochSummary:
     seconds: float
 
 
-class Recorder(Protocol):
-    """Listens to a training run."""
+class Recorder:
+    """Listens to a training run; this one ignores all it hears."""
 
     def started(self, plan: Plan, task: int, epoch: int) -> None:
         """The run begins with this task and epoch; they are beyond (0, 0) when it is resumed."""
+
+    def step_launched(self, task: int, epoch: int, steps: int) -> None:
+        """So many steps of an epoch have been launched; on a GPU they may not be done. Called often: be quick."""
 
     def epoch_finished(self, summary: EpochSummary) -> None:
         """An epoch has been trained."""
@@ -77,26 +80,7 @@ class Recorder(Protocol):
         """The run is complete."""
 
 
-class Silent:
-    """A recorder that listens to nothing."""
-
-    def started(self, plan: Plan, task: int, epoch: int) -> None:
-        """Does nothing."""
-
-    def epoch_finished(self, summary: EpochSummary) -> None:
-        """Does nothing."""
-
-    def task_finished(self, task: int, counts: Counts) -> None:
-        """Does nothing."""
-
-    def checkpoint(self, state: dict[str, Any]) -> None:
-        """Does nothing."""
-
-    def finished(self, counts: Counts) -> None:
-        """Does nothing."""
-
-
-class Several:
+class Several(Recorder):
     """Passes on all it hears to each of its recorders, in their order."""
 
     def __init__(self, recorders: Sequence[Recorder]) -> None:
@@ -106,6 +90,11 @@ class Several:
         """Tells each recorder."""
         for recorder in self.recorders:
             recorder.started(plan, task, epoch)
+
+    def step_launched(self, task: int, epoch: int, steps: int) -> None:
+        """Tells each recorder."""
+        for recorder in self.recorders:
+            recorder.step_launched(task, epoch, steps)
 
     def epoch_finished(self, summary: EpochSummary) -> None:
         """Tells each recorder."""

@@ -18,7 +18,7 @@ from slimkern.continual.methods import Method, Step, make_method
 from slimkern.continual.methods.method import classification_loss
 from slimkern.continual.metrics import Counts
 from slimkern.continual.network import ContinualNet
-from slimkern.continual.recorder import EpochSummary, Plan, Recorder, Silent
+from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 from slimkern.continual.seeding import seed_for
 from slimkern.continual.tasks import Task, build_tasks
 from slimkern.memory import keep_freed_memory
@@ -61,7 +61,7 @@ def train(
     trainer = Trainer(config, dataset, torch.device(device))
     if state is not None:
         trainer.load_state_dict(state)
-    return trainer.run(recorder or Silent())
+    return trainer.run(recorder or Recorder())
 
 
 class Trainer:
@@ -134,7 +134,7 @@ class Trainer:
             self._set_optimiser()
             self.method.before_task(self.net, task.index)
         while self.epoch < config.epochs:
-            summary = self._train_epoch(task)
+            summary = self._train_epoch(task, recorder)
             self.epoch += 1
             recorder.epoch_finished(summary)
             recorder.checkpoint(self.state_dict())
@@ -156,14 +156,17 @@ class Trainer:
             self.parameters, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
 
-    def _train_epoch(self, task: Task) -> EpochSummary:
+    def _train_epoch(self, task: Task, recorder: Recorder) -> EpochSummary:
         start = time.perf_counter()
         rate = self.config.learning_rate_at(self.epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         seed_for(self.config.seed, _EPOCH, task.index, self.epoch)
         self.net.train()
-        history = [self._train_step(task, images, labels) for images, labels in self._batches(task)]
+        history = []
+        for images, labels in self._batches(task):
+            history.append(self._train_step(task, images, labels))
+            recorder.step_launched(task.index, self.epoch, len(history))
         names = list(history[0])
         # The only read-back of the epoch.
         losses = torch.stack([torch.stack([parts[name] for name in names]) for parts in history]).cpu()

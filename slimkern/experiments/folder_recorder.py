@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from slimkern.continual.metrics import Counts
-from slimkern.continual.recorder import EpochSummary, Plan
+from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 from slimkern.experiments.run_folder import RunFolder
 
 
-class FolderRecorder:
+class FolderRecorder(Recorder):
     """Writes checkpoints, counts and events to a run folder that is open for writing.
 
     Events of epochs and tasks wait for the checkpoint that holds them. So a run killed in between tells of an epoch

@@ -102,7 +102,7 @@ def draw_matrix(runs: Sequence[Run], path: Path, setting: Setting = "agnostic") 
     matplotlib = load_extra("matplotlib", extra="plot")
     groups = _with_results(runs)
     tasks = max(len(run.counts.totals) for run in runs if run.counts)
-    across = min(len(groups), 3)
+    across = len(groups) if len(groups) < 4 else 2 if len(groups) == 4 else 3
     down = math.ceil(len(groups) / across)
     side = max(0.36 * tasks, 2.2)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):

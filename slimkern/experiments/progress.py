@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from slimkern.continual.metrics import Counts, average_accuracy
-from slimkern.continual.recorder import EpochSummary, Plan
+from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 
 
 class Pace:
@@ -24,24 +23,25 @@ class Pace:
         self._plan = plan
         self._clock = clock
         self._began = clock()
-        self._steps_before = self._steps_until(task, epoch)
+        self._steps_before = self.steps_until(task, epoch)
 
     def seconds_left(self, task: int, epochs_done: int) -> float:
         """Seconds until the end, when so many epochs of this task are done."""
-        done = self._steps_until(task, epochs_done)
-        left = self._steps_until(len(self._plan.steps), 0) - done
+        done = self.steps_until(task, epochs_done)
+        left = self.steps_until(len(self._plan.steps), 0) - done
         return (self._clock() - self._began) / max(done - self._steps_before, 1) * left
 
     def seconds_spent(self) -> float:
         """Seconds since the run was started or resumed."""
         return self._clock() - self._began
 
-    def _steps_until(self, task: int, epoch: int) -> int:
+    def steps_until(self, task: int, epoch: int) -> int:
+        """Steps of the run before this task and epoch."""
         whole_tasks = sum(self._plan.steps[:task]) * self._plan.epochs
         return whole_tasks + (self._plan.steps[task] * epoch if epoch else 0)
 
 
-class ProgressRecorder:
+class ProgressRecorder(Recorder):
     """Shows a live line on a terminal, and prints one line an epoch where there is none.
 
     A context manager, so that the terminal is left in order when a run is interrupted.
@@ -83,9 +83,15 @@ class ProgressRecorder:
         if self._console.is_terminal:
             columns = SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}", markup=False)
             self._live = Progress(*columns, console=self._console, transient=True)
-            done = task * plan.epochs + epoch
-            self._line = self._live.add_task("first epoch", total=len(plan.tasks) * plan.epochs, completed=done)
+            total = self._pace.steps_until(len(plan.tasks), 0)
+            done = self._pace.steps_until(task, epoch)
+            self._line = self._live.add_task("first epoch", total=total, completed=done)
             self._live.start()
+
+    def step_launched(self, task: int, epoch: int, steps: int) -> None:
+        """Moves the live line on."""
+        if self._live is not None:
+            self._live.update(self._line, completed=self._pace.steps_until(task, epoch) + steps)
 
     def epoch_finished(self, summary: EpochSummary) -> None:
         """Shows the epoch and the time left."""
@@ -102,8 +108,7 @@ class ProgressRecorder:
         if self._live is None:
             self._print("  ".join(parts))
         else:
-            done = summary.task * plan.epochs + summary.epoch + 1
-            self._live.update(self._line, completed=done, description="  ".join(parts))
+            self._live.update(self._line, description="  ".join(parts))
 
     def task_finished(self, task: int, counts: Counts) -> None:
         """Prints the average accuracies at width 1.0."""
@@ -112,9 +117,6 @@ class ProgressRecorder:
             f"task {task + 1}/{len(self._plan.tasks)} learned: average accuracy "
             f"{agnostic:.2f} % task-agnostic, {aware:.2f} % task-aware"
         )
-
-    def checkpoint(self, state: dict[str, Any]) -> None:
-        """Shows nothing."""
 
     def finished(self, counts: Counts) -> None:
         """Ends the live line and says how long it took."""

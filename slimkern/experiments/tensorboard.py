@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from slimkern.continual.metrics import Counts, average_accuracy
-from slimkern.continual.recorder import EpochSummary, Plan
+from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 from slimkern.experiments.optional import load_extra
 
 
-class TensorBoardRecorder:
+class TensorBoardRecorder(Recorder):
     """Writes losses by epoch and average accuracies by task to an event file below `path`.
 
     Epochs are counted through the whole run. A resumed run hides what an earlier one wrote beyond its checkpoint.

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from slimkern.continual.metrics import Counts
-from slimkern.continual.recorder import EpochSummary, Plan, Recorder, Several, Silent
+from slimkern.continual.recorder import EpochSummary, Plan, Recorder, Several
 
 PLAN = Plan(tasks=(2, 2), epochs=1, steps=(5, 5), widths=(0.5, 1.0), parameters=10)
 SUMMARY = EpochSummary(0, 0, 1.0, {"penalty": 0.1}, 0.1, None, 2.0)
@@ -22,6 +22,7 @@ class Diary:
 
 def tell_all(recorder: Recorder) -> None:
     recorder.started(PLAN, 0, 0)
+    recorder.step_launched(0, 0, 5)
     recorder.epoch_finished(SUMMARY)
     recorder.task_finished(0, COUNTS)
     recorder.checkpoint({"step": 1})
@@ -32,8 +33,8 @@ def test_several_passes_everything_on_to_each() -> None:
     diaries: tuple[Any, ...] = (Diary(), Diary(), Diary())
     alone, first, second = diaries
     tell_all(alone)
-    tell_all(Several([first, Silent(), second]))
-    assert len(alone.heard) == 5
+    tell_all(Several([first, Recorder(), second]))
+    assert len(alone.heard) == 6
     assert first.heard == second.heard == alone.heard
 
 

@@ -71,16 +71,17 @@ def test_every_slab_is_its_extracted_sub_network(
 
 
 def test_whole_axes_are_never_cut_or_scrolled() -> None:
-    stem = scrolled(ScrollConv2d(3, 8, 3, whole_in=True), 1)
-    results = stem(every_width(images(3)))
+    stem = scrolled(ScrollConv2d(4, 8, 3, whole_in=True), 1)
+    results = stem(every_width(images(4)))
     assert [slab.shape[1] for slab in results.slabs] == [2, 4, 6, 8]
-    whole = nn.functional.conv2d(
-        images(3), stem.weight.roll(-2, 0), stem.bias.roll(-2) if stem.bias is not None else None
-    )
+    assert stem.bias is not None
+    whole = nn.functional.conv2d(images(4), stem.weight.roll(-2, 0), stem.bias.roll(-2))
     for _, slab in results:
         torch.testing.assert_close(slab, whole[:, : slab.shape[1]], rtol=1e-10, atol=1e-12)
-    last = scrolled(ScrollConv2d(8, 3, 3, whole_out=True), 1)
-    assert [slab.shape[1] for slab in last(results).slabs] == [3, 3, 3, 3]
+    last = scrolled(ScrollConv2d(8, 4, 1, whole_out=True), 1)
+    expected = nn.functional.conv2d(whole, last.weight.roll(-2, 1), last.bias)
+    torch.testing.assert_close(last(results).at(1.0), expected, rtol=1e-10, atol=1e-12)
+    assert [slab.shape[1] for slab in last(results).slabs] == [4, 4, 4, 4]
 
 
 def test_with_both_axes_whole_the_slabs_stay_shared() -> None:

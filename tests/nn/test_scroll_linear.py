@@ -49,7 +49,7 @@ def test_every_slab_is_its_extracted_sub_network(bias: bool, scroll: int) -> Non
 
 
 def test_a_head_reads_scrolled_features_into_classes_in_order() -> None:
-    head = scrolled(ScrollLinear(8, 3, whole_out=True), 3)
+    head = scrolled(ScrollLinear(8, 4, whole_out=True), 3)
     given = slabs(head)
     for (_, logits), slab in zip(head(given), given.slabs, strict=True):
         columns = [(j + 6) % 8 for j in range(slab.shape[1])]

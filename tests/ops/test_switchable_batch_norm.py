@@ -193,8 +193,8 @@ def test_bfloat16_slabs_with_float32_parameters() -> None:
         ({"slabs": [], "offsets": []}, "slabs is empty; at least one slab is needed"),
         ({"slabs": [torch.ones(0, 2, 3, 3)]}, r"slabs\[0\] of shape \(0, 2, 3, 3\) is empty"),
         ({"weight": torch.ones(8, device="meta")}, "weight is torch.float32 on meta, the slabs are torch.float32 on"),
-        ({"bias": torch.ones(4)}, "bias has 4 entries; .*2 channels at offset 6 do"),
-        ({"offsets": [-1]}, "weight has 8 entries; .*2 channels at offset -1 do"),
+        ({"bias": torch.ones(4)}, "bias has 4 entries; .*2 channels .*6"),
+        ({"offsets": [-1]}, "weight has 8 entries; .*2 channels .*-1"),
         ({"running_mean": torch.zeros(8)}, "give running_mean and running_var both, or neither"),
         ({"slabs": [torch.ones(1, 2, 1, 1)]}, r"a batch of shape \(1, 2, 1, 1\) has one value a channel, so no var"),
         (
