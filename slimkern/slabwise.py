@@ -52,12 +52,14 @@ def check_partner(name: str, slab: Tensor, arguments: tuple[Any, ...]) -> None:
             )
 
 
-def check_result(name: str, slab: Tensor, result: Tensor) -> None:
+def check_result(name: str, slab: Tensor, result: Any) -> None:
     """Refuse a result whose channel axis is no longer the slab's.
 
     Raises:
-        TypeError: channels were split, moved, padded or merged with the batch axis.
+        TypeError: it is no tensor, or channels were split, moved, padded or merged with the batch axis.
     """
+    if not isinstance(result, Tensor):
+        raise TypeError(f"{name} gave a {type(result).__name__} for a slab; only functions that give one tensor fit")
     if name in _REDUCING:
         return
     merged = name in _RESHAPING and result.dim() > 1 and result.shape[1] % slab.shape[1] == 0

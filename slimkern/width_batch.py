@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from slimkern.slabwise import SLABWISE, check_partner, check_result, refusal
-from slimkern.widths import Widths
+from slimkern.snapshot import Snapshot
+from slimkern.widths import Widths, same_width
 
 Finish = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
 """Computes slabs that were put off, with residuals to add (one a slab, or none) and a ReLU to apply, if any."""
@@ -27,6 +29,7 @@ class WidthBatch:
     Attributes:
         widths: the widths that the slabs belong to, ascending; None for "every width of the network that reads it".
         shared: whether the sub-networks still see the same tensor.
+        source: the batch that put-off work reads.
     """
 
     def __init__(self, slabs: Sequence[Tensor], widths: Sequence[float] | None, shared: bool = False) -> None:
@@ -37,12 +40,20 @@ class WidthBatch:
         self._slabs: tuple[Tensor, ...] = tuple(slabs)
         self._finish: Finish | None = None
         self._residuals: tuple[Tensor, ...] = ()
+        self._snapshot = Snapshot(())
+        self.source: WidthBatch | None = None
+        self._readers: list[weakref.ref[WidthBatch]] = []
 
     @classmethod
-    def deferred(cls, finish: Finish, widths: Sequence[float]) -> WidthBatch:
-        """A batch whose slabs `finish` will compute, in the order of `widths`, when they are first asked for."""
+    def deferred(cls, finish: Finish, widths: Sequence[float], source: WidthBatch | None = None) -> WidthBatch:
+        """A batch whose slabs `finish` will compute, in the order of `widths`, when they are first asked for.
+
+        If it computes them from the slabs of `source`, that is at the latest when those are about to change in place.
+        """
         batch = cls((), (), shared=False)
-        batch.widths, batch._finish = tuple(widths), finish
+        batch.widths, batch._finish, batch.source = tuple(widths), finish, source
+        if source is not None:
+            source._readers.append(weakref.ref(batch))
         return batch
 
     @property
@@ -56,15 +67,23 @@ class WidthBatch:
         """The work that was put off, as long as nothing has joined it."""
         return None if self._residuals else self._finish
 
+    def _settle_readers(self) -> None:
+        for reader in self._readers:
+            batch = reader()
+            if batch is not None:
+                batch._settle(relu=False)
+        self._readers.clear()
+
     def _settle(self, relu: bool) -> None:
         if self._finish is not None:
+            self._snapshot.refuse_changes("a summand")
             finish, self._finish = self._finish, None
-            self._slabs, self._residuals = tuple(finish(self._residuals, relu)), ()
+            self._slabs, self._residuals, self.source = tuple(finish(self._residuals, relu)), (), None
 
     def _copy(self) -> WidthBatch:
         assert self._finish is not None and self.widths is not None
-        copy = WidthBatch.deferred(self._finish, self.widths)
-        copy._residuals = self._residuals
+        copy = WidthBatch.deferred(self._finish, self.widths, self.source)
+        copy._residuals, copy._snapshot = self._residuals, self._snapshot
         return copy
 
     def resolve(self, widths: Widths) -> tuple[float, ...]:
@@ -75,10 +94,10 @@ class WidthBatch:
         """
         if self.widths is None:
             return widths.fractions
-        unknown = [width for width in self.widths if width not in widths.fractions]
-        if unknown:
-            raise ValueError(f"a WidthBatch of widths {self.widths} met a layer of widths {widths.fractions}")
-        return self.widths
+        try:
+            return tuple(widths.fractions[widths.index(width)] for width in self.widths)
+        except ValueError:
+            raise ValueError(f"a WidthBatch of widths {self.widths} met a layer of widths {widths.fractions}") from None
 
     def at(self, width: float) -> Tensor:
         """The slab of one width.
@@ -87,7 +106,7 @@ class WidthBatch:
             ValueError: there is no slab of this width here.
         """
         for own, slab in self:
-            if own == width:
+            if same_width(own, width):
                 return slab
         raise ValueError(f"width {width} is none of this batch's widths {self.widths}")
 
@@ -158,10 +177,16 @@ class WidthBatch:
         return _slabwise(torch.neg, (self,), {})
 
     def __iadd__(self, other: Any) -> WidthBatch:
-        return _slabwise(Tensor.add_, (self, other), {})
+        return self + other if self.shared else _slabwise(Tensor.add_, (self, other), {})
+
+    def __isub__(self, other: Any) -> WidthBatch:
+        return self - other if self.shared else _slabwise(Tensor.sub_, (self, other), {})
 
     def __imul__(self, other: Any) -> WidthBatch:
-        return _slabwise(Tensor.mul_, (self, other), {})
+        return self * other if self.shared else _slabwise(Tensor.mul_, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> WidthBatch:
+        return self / other if self.shared else _slabwise(Tensor.div_, (self, other), {})
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -217,6 +242,8 @@ def _slabwise(func: Callable, args: tuple, kwargs: dict[str, Any]) -> WidthBatch
     sliced = [batch for batch in batches if not batch.shared]
     if not batches:
         raise TypeError(refusal(f"{name} of a list of them"))
+    if _in_place(name, kwargs):
+        batches[0]._settle_readers()
     if not sliced:
         return WidthBatch((func(*_own(args, 0), **_own_kwargs(kwargs, 0)),), batches[0].widths, shared=True)
     if name not in SLABWISE:
@@ -225,9 +252,13 @@ def _slabwise(func: Callable, args: tuple, kwargs: dict[str, Any]) -> WidthBatch
     for other in batches:
         if other.widths != first.widths and not (other.shared and other.widths is None):
             raise ValueError(f"{name} of WidthBatches of widths {first.widths} and {other.widths}")
+    if _in_place(name, kwargs) and batches[0].shared:
+        raise TypeError(f"{name} can't change in place what all sub-networks share; make a new tensor instead")
     joined = _joined(name, args, kwargs)
     if joined is not None:
         return joined
+    if name == "view":
+        func = Tensor.reshape  # slabs are channels-last, which a user's view(N, -1) doesn't expect
     check_partner(name, first.slabs[0], args)
     results = []
     for place, slab in enumerate(first.slabs):
@@ -239,9 +270,12 @@ def _slabwise(func: Callable, args: tuple, kwargs: dict[str, Any]) -> WidthBatch
 
 def _joined(name: str, args: tuple, kwargs: dict[str, Any]) -> WidthBatch | None:
     """Let an addition or a ReLU join the work that a layer has put off; None where it can't."""
-    in_place = name.endswith("_") or kwargs.get("inplace", False)
-    if name in ("relu", "relu_") and args[0]._finish is not None:
-        result = args[0] if in_place else args[0]._copy()
+    in_place = _in_place(name, kwargs)
+    if name in ("relu", "relu_"):
+        batch = args[0] if args else kwargs["input"]
+        if batch._finish is None:
+            return None
+        result = batch if in_place else batch._copy()
         result._settle(relu=True)
         return result
     if name in ("add", "add_") and not kwargs and all(isinstance(a, WidthBatch) and not a.shared for a in args):
@@ -249,9 +283,16 @@ def _joined(name: str, args: tuple, kwargs: dict[str, Any]) -> WidthBatch | None
         base = next((a for a in candidates if a._finish is not None and not a._residuals), None)
         if base is not None and args[0] is not args[1]:
             result = base if in_place else base._copy()
-            result._residuals = args[1 if base is args[0] else 0].slabs
+            summand = args[1 if base is args[0] else 0]
+            result._residuals = summand.slabs
+            result._snapshot = Snapshot(result._residuals)
+            summand._readers.append(weakref.ref(result))
             return result
     return None
+
+
+def _in_place(name: str, kwargs: dict[str, Any]) -> bool:
+    return name.endswith("_") or bool(kwargs.get("inplace", False))
 
 
 def _own(arguments: Sequence[Any], place: int) -> list[Any]:

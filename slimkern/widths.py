@@ -62,7 +62,7 @@ class Widths:
             ValueError: it is none of them; the message lists them.
         """
         for place, fraction in enumerate(self.fractions):
-            if abs(fraction - width) < _SAME_WIDTH:
+            if same_width(fraction, width):
                 return place
         raise ValueError(f"width {width} is none of this network's widths {self.fractions}")
 
@@ -85,6 +85,11 @@ class Widths:
                 f"{what}={total} can't be cut into the {self.blocks} blocks of widths {self.fractions}: "
                 f"it must be a multiple of {self.blocks}{remedy}"
             )
+
+
+def same_width(first: float, second: float) -> bool:
+    """Whether two widths are the same but for rounding."""
+    return abs(first - second) < _SAME_WIDTH
 
 
 def pieces(offset: int, count: int, total: int) -> list[tuple[slice, slice]]:

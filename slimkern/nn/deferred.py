@@ -15,6 +15,7 @@ from torch import Tensor
 from slimkern.ops import scroll_conv2d, scroll_conv2d_batch_norm, switchable_batch_norm
 from slimkern.ops.batch_norm import BatchNorm
 from slimkern.ops.convolution import Convolution
+from slimkern.snapshot import Snapshot
 
 Track = Callable[[Tensor, Tensor, int], None]
 """Told the batch's mean, its biased variance, and how many values a channel they are of."""
@@ -29,14 +30,14 @@ class DeferredConvolution:
     bias: Tensor | None
     out_channels: list[int]
     grad: bool = field(default_factory=torch.is_grad_enabled)
-    versions: list[int | None] = field(init=False)
+    snapshot: Snapshot = field(init=False)
 
     def __post_init__(self) -> None:
-        self.versions = [_version(slab) for slab in self.slabs]
+        self.snapshot = Snapshot(self.slabs)
 
     def __call__(self, residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
         """Convolve, add `residuals` (one a slab, or none), and apply a ReLU if asked for."""
-        self.refuse_changes()
+        self.snapshot.refuse_changes("the input of a ScrollConv2d")
         conv = self.convolution
         with torch.set_grad_enabled(self.grad):
             results = scroll_conv2d(
@@ -44,10 +45,6 @@ class DeferredConvolution:
                 conv.padding, conv.dilation, conv.groups,
             )  # fmt: skip
             return _finished(results, residuals, relu)
-
-    def refuse_changes(self) -> None:
-        """Raise RuntimeError if the input was modified in place since the call."""
-        _refuse_changes("ScrollConv2d", self.slabs, self.versions)
 
     def shapes(self) -> list[list[int]]:
         """The shapes of the results."""
@@ -64,20 +61,18 @@ class DeferredBatchNorm:
     offsets: list[int]
     track: Track | None
     grad: bool = field(default_factory=torch.is_grad_enabled)
-    versions: list[int | None] = field(default_factory=list)
+    snapshot: Snapshot = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, DeferredConvolution):
-            self.versions = [_version(slab) for slab in self.source]
+        self.snapshot = self.source.snapshot if isinstance(self.source, DeferredConvolution) else Snapshot(self.source)
 
     def __call__(self, residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
         """Normalise, add `residuals` (one a slab, or none), and apply a ReLU if asked for."""
         source = self.source
+        self.snapshot.refuse_changes("the input of a SwitchableBatchNorm2d, or of the ScrollConv2d before it,")
         if isinstance(source, DeferredConvolution):
-            source.refuse_changes()
             shapes, dtype = source.shapes(), source.slabs[0].dtype
         else:
-            _refuse_changes("SwitchableBatchNorm2d", source, self.versions)
             shapes, dtype = [list(slab.shape) for slab in source], source[0].dtype
         joins = all(list(r.shape) == s and r.dtype == dtype for r, s in zip(residuals, shapes, strict=False))
         extras = (residuals, relu) if joins else ((), False)
@@ -102,16 +97,3 @@ def _finished(results: list[Tensor], residuals: Sequence[Tensor], relu: bool) ->
     if residuals:
         results = [result + residual for result, residual in zip(results, residuals, strict=True)]
     return [result.relu_() for result in results] if relu else results
-
-
-def _refuse_changes(layer: str, slabs: Sequence[Tensor], versions: list[int | None]) -> None:
-    if versions != [_version(slab) for slab in slabs]:
-        raise RuntimeError(
-            f"the input of a {layer} was modified in place before its output was used; use the output first, or modify "
-            "a copy"
-        )
-
-
-def _version(slab: Tensor) -> int | None:
-    """The count of in-place changes that PyTorch keeps of a tensor, where it does."""
-    return None if torch.compiler.is_compiling() or slab.is_inference() else slab._version

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -95,11 +96,15 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if not isinstance(input, WidthBatch):
-            return super().forward(input) if self.scroll == 0 else self._apply_slabs([input], [self.out_channels])[0]
+            return super().forward(input) if self.scroll == 0 else self._apply_whole(input)
         if input.shared:
             return self._answer(input, self.in_channels, self.out_channels, 1, self._apply_slabs)
         widths, outputs = self._accept(input, self.in_channels, self.out_channels, 1)
-        return WidthBatch.deferred(self._put_off(input.slabs, outputs), widths)
+        return WidthBatch.deferred(self._put_off(input.slabs, outputs), widths, input)
+
+    def _apply_whole(self, images: Tensor) -> Tensor:
+        (result,) = self._apply_slabs([images], [self.out_channels])
+        return result if images.is_contiguous(memory_format=torch.channels_last) else result.contiguous()
 
     def _sizes(self, width: float) -> tuple[int, int]:
         (outputs,) = self._counts(self.out_channels, self.whole_out, [width])

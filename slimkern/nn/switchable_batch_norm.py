@@ -119,9 +119,11 @@ class SwitchableBatchNorm2d(nn.Module):
         widths = input.resolve(self.widths)
         places = [self.widths.index(width) for width in widths]
         if isinstance(input.pending, DeferredConvolution):
-            return WidthBatch.deferred(self._put_off(input.pending, input.pending.out_channels, places), widths)
+            work = self._put_off(input.pending, input.pending.out_channels, places)
+            return WidthBatch.deferred(work, widths, input.source)
         slabs = input.slabs * len(widths) if input.shared else input.slabs
-        return WidthBatch.deferred(self._put_off(slabs, [slab.shape[1] for slab in slabs], places), widths)
+        work = self._put_off(slabs, [slab.shape[1] for slab in slabs], places)
+        return WidthBatch.deferred(work, widths, input)
 
     def _put_off(
         self, source: Sequence[Tensor] | DeferredConvolution, channels: Sequence[int], places: list[int]
@@ -150,7 +152,9 @@ class SwitchableBatchNorm2d(nn.Module):
         start = 0
         for run in [places] if adjoining else [[place] for place in places]:
             self.num_batches_tracked[run[0] : run[-1] + 1] += 1
-            share = 1.0 / self.num_batches_tracked[run[0]] if self.momentum is None else self.momentum
+            share = self.momentum
+            if share is None:
+                share = self.num_batches_tracked[run[0]].to(self.running_mean.dtype).reciprocal()
             own = slice(self.offsets[run[0]], self._own(run[-1]).stop)
             here = slice(start, start + own.stop - own.start)
             self.running_mean[own].lerp_(mean[here], share)

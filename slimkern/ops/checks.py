@@ -64,6 +64,16 @@ def check_channels(
             raise ValueError(f"{operator}: output {place} has {count} channels; the weight gives 1 to {weight[0]}")
 
 
+def check_bias(operator: str, bias: Tensor | None, outputs: int) -> None:
+    """Refuse a bias that isn't one number per output channel of the weight.
+
+    Raises:
+        ValueError: its shape isn't (outputs,).
+    """
+    if bias is not None and tuple(bias.shape) != (outputs,):
+        raise ValueError(f"{operator}: bias has {bias.numel()} entries; the weight's outputs are {outputs}")
+
+
 def check_offset(operator: str, name: str, offset: int, channels: int) -> None:
     """Refuse an offset that is no channel of its axis.
 
@@ -78,6 +88,8 @@ def autocast(
     slabs: Sequence[Tensor], weight: Tensor, bias: Tensor | None
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """Cast arguments as PyTorch's autocast does for convolutions and linear layers, where it is switched on."""
+    if not slabs:
+        return [], weight, bias
     device = slabs[0].device.type
     if not torch.is_autocast_enabled(device) or slabs[0].dtype == torch.float64:
         return list(slabs), weight, bias

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slimkern.ops.checks import check_channels, check_offset, check_slabs, check_weight
+from slimkern.ops.checks import check_bias, check_channels, check_offset, check_slabs, check_weight
 from slimkern.ops.rotation import Gradient, read, read_bias
 
 
@@ -81,6 +81,7 @@ def check_convolution(
     check_slabs(operator, slabs, dim=4)
     check_weight(operator, "weight", weight, slabs[0])
     check_weight(operator, "bias", bias, slabs[0])
+    check_bias(operator, bias, rows)
     check_channels(operator, slabs, 1, out_channels, (rows, columns))
     check_offset(operator, "out_offset", convolution.out_offset, rows)
     check_offset(operator, "in_offset", convolution.in_offset, columns)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slimkern.ops.backends import choose
-from slimkern.ops.checks import autocast, check_channels, check_offset, check_slabs, check_weight
+from slimkern.ops.checks import autocast, check_bias, check_channels, check_offset, check_slabs, check_weight
 from slimkern.ops.rotation import Gradient, read, read_bias, sum_of_prefixes
 
 
@@ -44,6 +44,7 @@ def scroll_linear(
     slabs, weight, bias = autocast(slabs, weight, bias)
     check_weight("scroll_linear", "weight", weight, slabs[0])
     check_weight("scroll_linear", "bias", bias, slabs[0])
+    check_bias("scroll_linear", bias, weight.shape[0])
     check_channels("scroll_linear", slabs, -1, out_features, (weight.shape[0], weight.shape[1]))
     check_offset("scroll_linear", "out_offset", out_offset, weight.shape[0])
     check_offset("scroll_linear", "in_offset", in_offset, weight.shape[1])

@@ -175,7 +175,6 @@ class DependsOnData(Own):
         return super().forward(x if x.sum() > 0 else -x)
 
 
-@pytest.mark.xfail(strict=True, reason="a channels-last slab has no such view", raises=RuntimeError)
 @pytest.mark.parametrize("show", [lambda x: x, every_width], ids=["tensor", "every_width"])
 def test_a_view_that_flattens_images_works_as_before(show: Callable[[Tensor], Any]) -> None:
     net = scrollify(Viewing())

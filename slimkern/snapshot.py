@@ -1,0 +1,32 @@
+"""Noticing that a tensor was changed in place between a call and the work that was put off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Snapshot:
+    """Remembers how often each tensor has been changed in place, by the count that autograd keeps too."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tuple(tensors)
+        self._versions = [_version(tensor) for tensor in tensors]
+
+    def refuse_changes(self, what: str) -> None:
+        """Raise if one was changed since.
+
+        Raises:
+            RuntimeError: the message names `what` was changed.
+        """
+        if self._versions != [_version(tensor) for tensor in self._tensors]:
+            raise RuntimeError(
+                f"{what} was modified in place before the result was used; use the result first, or modify a copy"
+            )
+
+
+def _version(tensor: Tensor) -> int | None:
+    """The count, where there is one: not while tracing, nor in inference mode."""
+    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slimkern.continual.config import ConfigError, TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data", "mnist", "data='mnist' is unknown; allowed: digits, cifar10, cifar100, tiny-imagenet"),
+        ("class_order", "random", "class_order='random' is unknown; allowed: seed, sorted, icarl"),
+        ("augmentation", "flip", "augmentation='flip' is unknown; allowed: None, crop-resize, crop-flip, shift, none"),
+        ("model", "vit", "model='vit' is unknown; allowed: resnet18"),
+        ("method", "mas", "method='mas' is unknown; allowed: ft, lwf, ewc"),
+        ("protocol", "facil", "protocol='facil' is unknown; allowed: paper, released"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_allowed_ones(field: str, value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        replace(TrainConfig(), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "low", "high", "below", "above"),
+    [
+        ("tasks", 1, 10**9, 0, 10**9 + 1),
+        ("channels", 1, 10**9, 0, 10**9 + 1),
+        ("scroll_step", 0, 10**9, -1, 10**9 + 1),
+        ("epochs", 1, 10**9, 0, 10**9 + 1),
+        ("batch_size", 2, 10**9, 1, 10**9 + 1),
+        ("learning_rate", 0, 10**9, -0.1, 1e10),
+        ("momentum", 0, 1, -0.1, 1.1),
+        ("weight_decay", 0, 10**9, -1e-4, 1e10),
+        ("decay_by", 0, 1, -0.1, 1.1),
+        ("clip", 0, float("inf"), -1.0, float("nan")),
+        ("seed", 0, 2**32 - 1, -1, 2**32),
+    ],
+)
+def test_a_number_outside_its_range_is_refused(field: str, low: Any, high: Any, below: Any, above: Any) -> None:
+    for allowed in (low, high):
+        assert getattr(replace(TrainConfig(), **{field: allowed}), field) == allowed
+    for refused in (below, above, float("nan")):
+        with pytest.raises(ConfigError, match=re.escape(f"{field}={refused} must lie in {low} to {high}")):
+            replace(TrainConfig(), **{field: refused})
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 80.0, float("nan")])
+def test_a_fall_of_the_rate_outside_the_task_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"decay_at=\(0.5, .*\) must be shares of a task's epochs between 0 and 1"):
+        TrainConfig(decay_at=(0.5, share))
+
+
+@pytest.mark.parametrize(
+    ("widths", "fractions"),
+    [
+        ((1.0,), (1.0,)),
+        ((2.0,), (0.5, 1.0)),
+        ((4.0,), (0.25, 0.5, 0.75, 1.0)),
+        ((0.25, 0.5, 1.0), (0.25, 0.5, 1.0)),
+        ((1 / 3, 1.0), (1 / 3, 1.0)),
+    ],
+    ids=str,
+)
+def test_widths_are_a_number_or_fractions(widths: tuple[float, ...], fractions: tuple[float, ...]) -> None:
+    assert TrainConfig(widths=widths).all_widths().fractions == fractions
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ((), r"must ascend and end in 1\.0"),
+        ((0.5,), r"must ascend and end in 1\.0"),
+        ((1.0, 0.5), r"must ascend and end in 1\.0"),
+        ((0.5, 0.5, 1.0), r"must ascend and end in 1\.0"),
+        ((2.5,), r"width 2\.5 is outside \(0, 1\]"),
+        ((0.0, 1.0), r"width 0\.0 is outside \(0, 1\]"),
+        ((2.0, 4.0), r"width 2\.0 is outside \(0, 1\]"),
+        ((float("nan"),), r"width nan is outside \(0, 1\]"),
+        (("half", 1.0), r"a width must be a number in \(0, 1\], not 'half'"),
+    ],
+    ids=str,
+)
+def test_what_are_no_widths_is_refused(widths: tuple, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^widths: .*{message}"):
+        TrainConfig(widths=widths)
+
+
+@pytest.mark.xfail(strict=True, raises=OverflowError, reason="int(inf) isn't turned into a ConfigError")
+def test_infinitely_many_widths_are_refused() -> None:
+    with pytest.raises(ConfigError, match="^widths: "):
+        TrainConfig(widths=(float("inf"),))
+
+
+def test_the_papers_learning_rate_falls_before_epochs_80_and_120() -> None:
+    rates = [TrainConfig().learning_rate_at(epoch) for epoch in range(200)]
+    assert rates == pytest.approx([0.1] * 80 + [0.01] * 40 + [0.001] * 80)
+
+
+@given(
+    epochs=st.integers(1, 300),
+    falls=st.lists(st.floats(0.01, 0.99), max_size=3),
+    by=st.floats(0, 1),
+)
+def test_the_learning_rate_starts_anywhere_above_zero_and_never_grows(
+    epochs: int, falls: list[float], by: float
+) -> None:
+    config = TrainConfig(epochs=epochs, decay_at=tuple(falls), decay_by=by)
+    rates = [config.learning_rate_at(epoch) for epoch in range(epochs)]
+    assert all(later <= earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    expected = 0.1 * by ** sum(round(fall * epochs) <= epochs - 1 for fall in falls)
+    assert rates[-1] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("widths", [(1.0,), (4.0,), (0.25, 0.5, 1.0)], ids=str)
+def test_to_dict_goes_through_json_and_back(widths: tuple[float, ...]) -> None:
+    config = TrainConfig(method="ewc", options={"strength": 2.0}, widths=widths, first_task_classes=6)
+    plain = config.to_dict()
+    found = json.loads(json.dumps(plain))
+    assert found == plain
+    again = TrainConfig(**{**found, "widths": tuple(found["widths"]), "decay_at": tuple(found["decay_at"])})
+    assert again == replace(config, widths=config.all_widths().fractions)
+    assert again.to_dict() == plain
+
+
+def test_the_number_of_widths_and_their_fractions_are_one_configuration() -> None:
+    assert TrainConfig(widths=(2.0,)).to_dict() == TrainConfig(widths=(0.5, 1.0)).to_dict()
+
+
+def test_a_configuration_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        TrainConfig().epochs = 3  # pyright: ignore[reportAttributeAccessIssue]
