@@ -21,14 +21,16 @@ from slimkern.experiments.demo import demo as run_demo
 from slimkern.experiments.progress import ProgressRecorder
 from slimkern.experiments.report import report as make_report
 from slimkern.experiments.run import default_folder, run
-from slimkern.experiments.runs import group_by_seed, read_runs
+from slimkern.experiments.runs import ReportError, group_by_seed, read_runs
 from slimkern.experiments.tables import closing_table, width_table
 from slimkern.experiments.tensorboard import TensorBoardRecorder
 from slimkern.info import describe
+from slimkern.memory import keep_freed_memory
+from slimkern.nn import ConversionError
 
 MENDABLE = (
-    ConfigError, TaskError, UnknownDatasetError, MissingDataError, CorruptDataError, MissingExtraError,
-    RunFolderError, StorageError, DivergedError, ImportError,
+    ConfigError, ConversionError, TaskError, UnknownDatasetError, MissingDataError, CorruptDataError, MissingExtraError,
+    RunFolderError, ReportError, StorageError, DivergedError, ImportError,
 )  # fmt: skip
 """Errors whose message tells the user what to do; all others keep their traceback."""
 
@@ -68,15 +70,15 @@ def train(
         tensorboard: Also write TensorBoard logs into the folder.
     """
     folder = out or default_folder(config)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = _device(device)
+    keep_freed_memory()
     extra = [TensorBoardRecorder(folder / "tensorboard")] if tensorboard else []
     with ProgressRecorder() as progress:
-        run(config, folder, root, download, device, [progress, *extra])
-    groups = group_by_seed(read_runs([folder]))
+        run(config, folder, root, download, place, [progress, *extra])
+    groups, console = group_by_seed(read_runs([folder])), Console()
     for table in (closing_table(groups), width_table(groups)):
         if table.rows:
-            Console().print(table.rich())
+            console.print(table.rich() if console.is_terminal else table.markdown(), soft_wrap=not console.is_terminal)
     print(f"The run is in {folder}; `slimkern report {folder}` draws it.")
 
 
@@ -87,6 +89,7 @@ def demo(out: Path = Path("runs/demo")) -> None:
     Args:
         out: Folder for the runs and their report.
     """
+    keep_freed_memory()
     files = run_demo(out)
     print("Written:", *files, sep="\n  ")
 
@@ -116,3 +119,12 @@ def methods() -> None:
 def info() -> None:
     """Say which backends serve the operators here, and what is missing."""
     print(describe())
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    allowed = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in (*allowed, "cuda" if len(allowed) > 1 else "cpu"):
+        raise ConfigError(f"device={name} is not here; allowed: auto, {', '.join(allowed)}")
+    return torch.device(name)

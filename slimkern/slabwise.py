@@ -12,10 +12,11 @@ from torch import Tensor
 
 # Names rather than function objects: torch, torch.Tensor and torch.nn.functional each have their own.
 _POINTWISE = frozenset(
-    "abs add alpha_dropout celu clamp clip div dropout dropout2d elu exp feature_dropout gelu hardsigmoid hardswish "
-    "hardtanh leaky_relu log mish mul neg pow relu relu6 rrelu rsub selu sigmoid silu softplus softsign sqrt square "
-    "sub tanh true_divide add_ clamp_ div_ dropout_ elu_ hardtanh_ leaky_relu_ mul_ relu6_ relu_ sigmoid_ silu_ sub_ "
-    "tanh_ clone contiguous detach bfloat16 double float half to type".split()
+    "abs add alpha_dropout celu clamp clip div dropout dropout2d elu exp feature_dropout gelu hardshrink hardsigmoid "
+    "hardswish hardtanh leaky_relu log mish mul neg pow reciprocal relu relu6 rrelu rsub selu sigmoid silu "
+    "softplus softshrink softsign sqrt square sub tanh tanhshrink true_divide "
+    "add_ clamp_ div_ dropout_ elu_ hardtanh_ leaky_relu_ mul_ relu6_ relu_ sigmoid_ silu_ sub_ tanh_ "
+    "clone contiguous detach bfloat16 double float half to type".split()
 )
 _SPATIAL = frozenset(
     "adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d interpolate lp_pool2d max_pool2d pad upsample".split()
@@ -25,6 +26,16 @@ _REDUCING = frozenset("amax cross_entropy log_softmax mean normalize softmax sum
 
 SLABWISE = _POINTWISE | _SPATIAL | _RESHAPING | _REDUCING
 """Names of the functions that a WidthBatch answers, slab by slab."""
+
+
+ALIASING = frozenset(
+    "alpha_dropout contiguous detach dropout dropout2d feature_dropout flatten reshape squeeze to type view".split()
+)
+"""Those among them whose result may be the same memory as the slab."""
+
+
+class UnsoundError(TypeError, AttributeError):
+    """Slabs have no such method; an AttributeError too, so that `hasattr` answers no."""
 
 
 def refusal(name: str) -> str:

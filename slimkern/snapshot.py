@@ -27,6 +27,11 @@ class Snapshot:
             )
 
 
+def in_inference_mode() -> bool:
+    """Whether tensors made now will not count their changes; always no while tracing, where nothing can ask."""
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+
+
 def _version(tensor: Tensor) -> int | None:
     """The count, where there is one: not while tracing, nor in inference mode."""
     return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version

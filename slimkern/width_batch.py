@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimkern.slabwise import SLABWISE, check_partner, check_result, refusal
-from slimkern.snapshot import Snapshot
+from slimkern.slabwise import ALIASING, SLABWISE, UnsoundError, check_partner, check_result, refusal
+from slimkern.snapshot import Snapshot, in_inference_mode
 from slimkern.widths import Widths, same_width
 
 Finish = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
@@ -54,6 +54,8 @@ class WidthBatch:
         batch.widths, batch._finish, batch.source = tuple(widths), finish, source
         if source is not None:
             source._readers.append(weakref.ref(batch))
+        if in_inference_mode():
+            batch._settle(relu=False)  # changes in place would go unnoticed
         return batch
 
     @property
@@ -77,8 +79,8 @@ class WidthBatch:
     def _settle(self, relu: bool) -> None:
         if self._finish is not None:
             self._snapshot.refuse_changes("a summand")
-            finish, self._finish = self._finish, None
-            self._slabs, self._residuals, self.source = tuple(finish(self._residuals, relu)), (), None
+            self._slabs = tuple(self._finish(self._residuals, relu))
+            self._finish, self._residuals, self._snapshot, self.source = None, (), Snapshot(()), None
 
     def _copy(self) -> WidthBatch:
         assert self._finish is not None and self.widths is not None
@@ -132,7 +134,7 @@ class WidthBatch:
         if name in SLABWISE and hasattr(Tensor, name):
             return lambda *args, **kwargs: _slabwise(getattr(Tensor, name), (self, *args), kwargs)
         if hasattr(Tensor, name) and not name.startswith("__"):
-            raise TypeError(refusal(f"Tensor.{name}"))
+            raise UnsoundError(refusal(f"Tensor.{name}"))
         raise AttributeError(f"'WidthBatch' object has no attribute '{name}'")
 
     @property
@@ -158,6 +160,14 @@ class WidthBatch:
         """Number of axes of each slab."""
         return self.slabs[0].dim()
 
+    @property
+    def ndim(self) -> int:
+        """Number of axes of each slab."""
+        return self.slabs[0].dim()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WidthBatch, (self.slabs, self.widths, self.shared)
+
     def __add__(self, other: Any) -> WidthBatch:
         return _slabwise(torch.add, (self, other), {})
 
@@ -169,6 +179,12 @@ class WidthBatch:
 
     def __truediv__(self, other: Any) -> WidthBatch:
         return _slabwise(torch.div, (self, other), {})
+
+    def __rtruediv__(self, other: Any) -> WidthBatch:
+        return _slabwise(torch.reciprocal, (self,), {}) * other
+
+    def __pow__(self, other: Any) -> WidthBatch:
+        return _slabwise(torch.pow, (self, other), {})
 
     def __rsub__(self, other: Any) -> WidthBatch:
         return _slabwise(torch.rsub, (self, other), {})
@@ -203,6 +219,13 @@ class CommonShape:
         if any(size != sizes[0] for size in sizes):
             raise TypeError(f"the slabs of this WidthBatch differ on axis {axis}: {sizes}; use -1, or flatten")
         return sizes[0]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (CommonShape, Sequence)):
+            return NotImplemented
+        return len(self) == len(other) and all(self[axis] == other[axis] for axis in range(len(self)))
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
         return len(self._shapes[0])
@@ -243,6 +266,8 @@ def _slabwise(func: Callable, args: tuple, kwargs: dict[str, Any]) -> WidthBatch
     if not batches:
         raise TypeError(refusal(f"{name} of a list of them"))
     if _in_place(name, kwargs):
+        if args and not isinstance(args[0], WidthBatch):
+            raise TypeError(f"{name} can't change a tensor in place by slabs; make a new WidthBatch instead")
         batches[0]._settle_readers()
     if not sliced:
         return WidthBatch((func(*_own(args, 0), **_own_kwargs(kwargs, 0)),), batches[0].widths, shared=True)
@@ -265,7 +290,10 @@ def _slabwise(func: Callable, args: tuple, kwargs: dict[str, Any]) -> WidthBatch
         result = func(*_own(args, place), **_own_kwargs(kwargs, place))
         check_result(name, slab, result)
         results.append(result)
-    return WidthBatch(results, first.widths)
+    answer = WidthBatch(results, first.widths)
+    if name in ALIASING:
+        answer._readers = first._readers
+    return answer
 
 
 def _joined(name: str, args: tuple, kwargs: dict[str, Any]) -> WidthBatch | None:

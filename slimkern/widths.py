@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from math import lcm
+from numbers import Integral, Real
 
 _LARGEST_DENOMINATOR = 1024
 _SAME_WIDTH = 1e-6
@@ -33,12 +34,12 @@ class Widths:
         """
         if isinstance(widths, Widths):
             return widths
-        if isinstance(widths, bool) or not isinstance(widths, (int, Sequence)) or isinstance(widths, str):
+        if isinstance(widths, bool) or not isinstance(widths, (Integral, Sequence)) or isinstance(widths, str):
             raise TypeError(f"widths must be a whole number or a sequence of fractions, not {widths!r}")
-        if isinstance(widths, int):
+        if isinstance(widths, Integral):
             if widths < 1:
                 raise ValueError(f"widths={widths}: the number of sub-networks must be at least 1")
-            return cls(tuple(range(1, widths + 1)))
+            return cls(tuple(range(1, int(widths) + 1)))
         fractions = [_fraction(width) for width in widths]
         if not fractions or any(a >= b for a, b in pairwise(fractions)) or fractions[-1] != 1:
             raise ValueError(f"widths={tuple(widths)}: must ascend and end in 1.0, as in (0.25, 0.5, 1.0)")
@@ -106,11 +107,11 @@ def pieces(offset: int, count: int, total: int) -> list[tuple[slice, slice]]:
 
 
 def _fraction(width: float) -> Fraction:
-    if isinstance(width, bool) or not isinstance(width, (int, float)):
+    if isinstance(width, bool) or not isinstance(width, Real):
         raise TypeError(f"a width must be a number in (0, 1], not {width!r}")
     if not 0 < width <= 1:
         raise ValueError(f"width {width} is outside (0, 1]")
-    fraction = Fraction(width).limit_denominator(_LARGEST_DENOMINATOR)
-    if abs(fraction - Fraction(width)) > _SAME_WIDTH:
+    fraction = Fraction(float(width)).limit_denominator(_LARGEST_DENOMINATOR)
+    if abs(fraction - Fraction(float(width))) > _SAME_WIDTH:
         raise ValueError(f"width {width} is no fraction with a denominator up to {_LARGEST_DENOMINATOR}")
     return fraction

@@ -21,7 +21,11 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run: a sequence of tasks learned by one method. The defaults are those of the ScrollNet paper, section 4.1.
+    """One run: a sequence of tasks learned by one method.
+
+    Epochs, learning rate, its schedule and the batch size default to those of the ScrollNet paper, section 4.1. What
+    the paper leaves open follows its released code: no momentum, no weight decay, clipping at 10000, a tenth of the
+    training images held out. The data set and the number of tasks are a small example's.
 
     Raises:
         ConfigError: a field outside what is allowed.
@@ -89,15 +93,15 @@ class TrainConfig:
         Raises:
             ConfigError: they aren't widths.
         """
-        count = self.widths[0] if len(self.widths) == 1 else 0
+        count = self.widths[0] if len(self.widths) == 1 else 0.0
         try:
-            return Widths.of(int(count) if count > 1 and count == int(count) else list(self.widths))
+            return Widths.of(int(count) if count > 1 and float(count).is_integer() else list(self.widths))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"widths: {error}") from error
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch of any task, counted from 0."""
-        falls = sum(epoch >= round(share * self.epochs) for share in self.decay_at)
+        falls = sum(epoch >= max(1, round(share * self.epochs)) for share in self.decay_at)
         return self.learning_rate * self.decay_by**falls
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,7 +128,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "momentum": (0, 1),
     "weight_decay": (0, _MANY),
     "decay_by": (0, 1),
-    "clip": (0, float("inf")),
+    "clip": (1e-9, _MANY),
     "seed": (0, 2**32 - 1),
 }
 assert {*_CHOICES, *_RANGES} <= {f.name for f in fields(TrainConfig)}

@@ -16,7 +16,7 @@ Normalise = Callable[[Tensor], Tensor]
 _BATCH = 256
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def count_correct(net: ContinualNet, tasks: Sequence[Task], normalise: Normalise) -> Tensor:
     """Correct answers on the test images of each task at every width, at the network's present scroll.
 
@@ -33,7 +33,7 @@ def count_correct(net: ContinualNet, tasks: Sequence[Task], normalise: Normalise
     return counts.cpu()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def validation_accuracy(net: ContinualNet, task: Task, normalise: Normalise) -> float | None:
     """Task-aware accuracy at width 1.0 on the task's held-out images, in percent; None without such images."""
     if len(task.validation) == 0:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkern.models.resnet import ResNet
-from slimkern.nn import ScrollLinear
+from slimkern.nn import ScrollLinear, current_scroll
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
 
@@ -27,6 +27,7 @@ class ContinualNet(nn.Module):
     def add_head(self, classes: int) -> None:
         """Add a head for `classes` more classes, at the backbone's device and scroll."""
         head = ScrollLinear(self.backbone.features, classes, widths=self.widths, whole_out=True)
+        head.scroll = current_scroll(self.backbone)
         self.heads.append(head.to(next(self.backbone.parameters()).device))
 
     def forward(self, images: Tensor | WidthBatch) -> Tensor | WidthBatch:

@@ -21,7 +21,6 @@ from slimkern.continual.network import ContinualNet
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 from slimkern.continual.seeding import seed_for
 from slimkern.continual.tasks import Task, build_tasks
-from slimkern.memory import keep_freed_memory
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
 from slimkern.width_batch import WidthBatch, every_width
@@ -69,8 +68,6 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
         self.config, self.device = config, device
-        if device.type == "cpu":
-            keep_freed_memory()
         self.method: Method = make_method(config)
         widths = config.all_widths()
         self.tasks = [
@@ -169,8 +166,9 @@ class Trainer:
             recorder.step_launched(task.index, self.epoch, len(history))
         names = list(history[0])
         # The only read-back of the epoch.
-        losses = torch.stack([torch.stack([parts[name] for name in names]) for parts in history]).cpu()
-        self._refuse_divergence(names, losses)
+        losses, weights = torch.stack([torch.stack([parts[name] for name in names]) for parts in history]), self._norm()
+        losses, weights = losses.cpu(), weights.cpu()
+        self._refuse_divergence(names, losses, weights)
         return EpochSummary(
             task.index,
             self.epoch,
@@ -203,15 +201,22 @@ class Trainer:
             images = self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last)
             yield images, chosen.labels
 
-    def _refuse_divergence(self, names: Sequence[str], losses: Tensor) -> None:
+    def _norm(self) -> Tensor:
+        """The norm of all weights: finite only if each of them is."""
+        return torch.nn.utils.get_total_norm([weight.detach() for weight in self.parameters])
+
+    def _refuse_divergence(self, names: Sequence[str], losses: Tensor, weights: Tensor) -> None:
         bad = (~losses.isfinite()).nonzero()
-        if len(bad):
-            step, part = bad[0].tolist()
-            raise DivergedError(
-                f"the {names[part]} of task {self.task}, epoch {self.epoch}, step {step} (all counted from 0) is "
-                f"{losses[step, part].item()}; the last checkpoint is from before this epoch. A lower learning rate "
-                f"(now {self.config.learning_rate}) or strength may help"
-            )
+        if not len(bad) and weights.isfinite():
+            return
+        step, part = bad[0].tolist() if len(bad) else (len(losses) - 1, None)
+        what = "norm of the weights after" if part is None else f"{names[part]} of"
+        value = weights if part is None else losses[step, part]
+        raise DivergedError(
+            f"the {what} task {self.task}, epoch {self.epoch}, step {step} (all counted from 0) is {value.item()}; the "
+            f"last checkpoint is from before this epoch. A lower learning rate (now {self.config.learning_rate}) or "
+            "strength may help"
+        )
 
     def _plan(self) -> Plan:
         return Plan(

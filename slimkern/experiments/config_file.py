@@ -42,4 +42,6 @@ def refuse_difference(path: Path, given: dict[str, Any], found: dict[str, Any]) 
     differing = [key for key in sorted({*given, *found}) if given.get(key, nothing) != found.get(key, nothing)]
     if differing:
         lines = [f"  {key}: given {shown(given, key)}, found {shown(found, key)}" for key in differing]
-        raise RunFolderError("\n".join([f"{path} holds a run with another configuration:", *lines]))
+        raise RunFolderError(
+            "\n".join([f"{path} holds a run with another configuration; name another folder for this one:", *lines])
+        )

@@ -24,6 +24,8 @@ class FolderRecorder(Recorder):
 
     def started(self, plan: Plan, task: int, epoch: int) -> None:
         """Notes the plan, where the run begins, and the versions that train it."""
+        if (task, epoch) == (0, 0):
+            self.folder.drop_counts()
         versions = {"slimkern": _version("slimkern"), "torch": _version("torch")}
         self.folder.append_event("started", task=task, epoch=epoch, plan=asdict(plan), versions=versions)
 

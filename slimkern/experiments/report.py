@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slimkern.experiments.atomic import write_bytes
 from slimkern.experiments.plots import draw_curves, draw_matrix
-from slimkern.experiments.runs import group_by_seed, read_runs
+from slimkern.experiments.runs import ReportError, group_by_seed, read_runs
 from slimkern.experiments.tables import closing_table, width_table
 
 
@@ -24,12 +24,12 @@ def report(folders: Sequence[Path], out: Path | None = None) -> list[Path]:
 
     Raises:
         RunFolderError: if a folder holds no run.
-        ValueError: if there is no folder, or the same run twice.
+        ReportError: if there is no folder, or the same run twice.
         ImportError: if figures are wanted and matplotlib isn't installed.
         StorageError: if a file can't be written.
     """
     if not folders:
-        raise ValueError("no run folders were given; name at least one")
+        raise ReportError("no run folders were given; name at least one")
     runs = read_runs(folders)
     groups = group_by_seed(runs)
     tables = {"runs.csv": closing_table(groups), "widths.csv": width_table(groups)}

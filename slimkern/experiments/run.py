@@ -49,6 +49,8 @@ def run(
         state = folder.load_checkpoint(map_location=device)
         if state is not None:
             trainer.load_state_dict(state)
+        if trainer.counts.complete:
+            return trainer.counts
         return trainer.run(Several([FolderRecorder(folder), *recorders]))
 
 
@@ -64,4 +66,5 @@ def resolved(config: TrainConfig, augmentation: str) -> dict:
 def default_folder(config: TrainConfig) -> Path:
     """`runs/` and a name made of what most often differs between runs."""
     widths = "-".join(f"{width:g}" for width in config.all_widths().fractions)
-    return Path("runs") / f"{config.data}-{config.tasks}-{config.method}-widths-{widths}-seed-{config.seed}"
+    details = f"{config.method}-widths-{widths}-epochs-{config.epochs}-seed-{config.seed}"
+    return Path("runs") / f"{config.data}-{config.tasks}-{details}"

@@ -111,6 +111,10 @@ class RunFolder:
         """Stores the counts in place of the earlier ones; raises StorageError if that fails."""
         write_bytes(self._for_writing(COUNTS), json.dumps(counts.to_json()).encode())
 
+    def drop_counts(self) -> None:
+        """Forget counts of a run that starts again because its checkpoint was deleted."""
+        self._for_writing(COUNTS).unlink(missing_ok=True)
+
     def counts(self) -> Counts | None:
         """The newest counts, or None before the first task is finished.
 

@@ -27,6 +27,10 @@ METHOD_NAMES = {
 }
 
 
+class ReportError(ValueError):
+    """These runs can't be reported together; the message says why."""
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """One run.
@@ -94,7 +98,7 @@ def group_by_seed(runs: Sequence[Run]) -> list[Group]:
     """Groups runs that differ in nothing but the seed, in the order they are first met.
 
     Raises:
-        ValueError: if two runs have the same configuration, seed included: one result counted twice would shrink the
+        ReportError: if two runs have the same configuration, seed included: one result counted twice would shrink the
             deviation over seeds.
     """
     members: defaultdict[str, list[Run]] = defaultdict(list)
@@ -153,4 +157,4 @@ def _refuse_equal_seeds(runs: Sequence[Run]) -> None:
         seed = run.config.get("seed")
         twin = first.setdefault(seed, run)
         if twin is not run:
-            raise ValueError(f"{twin.name} and {run.name} have the same configuration and seed {seed}; report only one")
+            raise ReportError(f"{twin.name} and {run.name} have one configuration and seed {seed}; report only one")

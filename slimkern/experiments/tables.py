@@ -94,20 +94,29 @@ class Table:
         return any(isinstance(row[column], str) for row in self.rows)
 
 
+TITLE = "Average accuracy; incremental accuracy, forgetting and backward transfer, task-agnostic; percent"
 IDENTITY = ("run", "tasks", "n")
 
 
 def closing_table(groups: Sequence[Group]) -> Table:
-    """One row a group: what it reached at width 1.0 after the last task learned, mean ± std over n seeds."""
+    """One row a group: what it reached at width 1.0 after the last task learned, mean ± std over n seeds.
+
+    Average accuracy, task-agnostic and task-aware; average incremental accuracy, forgetting and backward transfer, all
+    task-agnostic.
+    """
     columns: dict[str, Callable[[Counts], float]] = {
-        "accuracy, agnostic": lambda counts: average_accuracy(counts, "agnostic")[-1],
-        "accuracy, aware": lambda counts: average_accuracy(counts, "aware")[-1],
-        "incremental, agnostic": lambda counts: average_incremental_accuracy(counts, "agnostic"),
-        "forgetting, agnostic": lambda counts: forgetting(counts, "agnostic")[-1],
-        "backward transfer, agnostic": lambda counts: backward_transfer(counts, "agnostic")[-1],
+        "agnostic": lambda counts: average_accuracy(counts, "agnostic")[-1],
+        "aware": lambda counts: average_accuracy(counts, "aware")[-1],
+        "incremental": lambda counts: average_incremental_accuracy(counts, "agnostic"),
+        "forgetting": lambda counts: forgetting(counts, "agnostic")[-1],
+        "transfer": lambda counts: backward_transfer(counts, "agnostic")[-1],
     }
     rows = ((*_identity(group), *(Spread.of(group.measure(metric)) for metric in columns.values())) for group in groups)
-    return Table("After the last task learned, width 1.0, percent", (*IDENTITY, *columns), tuple(rows))
+    return Table(
+        TITLE,
+        (*IDENTITY, *columns),
+        tuple(rows),
+    )
 
 
 def width_table(groups: Sequence[Group]) -> Table:

@@ -15,7 +15,14 @@ from torch import fx, nn
 from slimkern.slabwise import SLABWISE
 
 _QUERIES = frozenset({"size", "dim", "shape", "ndim", "device", "dtype"})
-_SOUND = SLABWISE | {"iadd", "imul", "truediv"}
+_SOUND = SLABWISE | {"iadd", "imul", "isub", "itruediv", "truediv"}
+_SOUND_MODULES = (
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AlphaDropout, nn.AvgPool2d, nn.CELU, nn.Dropout, nn.Dropout2d,
+    nn.ELU, nn.FeatureAlphaDropout, nn.Flatten, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity,
+    nn.LeakyReLU, nn.LPPool2d, nn.MaxPool2d, nn.Mish, nn.RReLU, nn.ReLU, nn.ReLU6, nn.ReflectionPad2d,
+    nn.ReplicationPad2d, nn.SELU, nn.Sequential, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh,
+    nn.Tanhshrink, nn.Upsample, nn.ZeroPad2d,
+)  # fmt: skip
 _WHOLE = "whole"
 
 
@@ -87,20 +94,20 @@ def find_axes(net: nn.Module, layers: dict[str, nn.Module]) -> tuple[dict[str, A
                 sets.tie(node, inputs[0])
         elif _is_number(node, inputs):
             numbers.add(node)
+            if _counts_channels(node) and node.users:
+                doubtful.append((node, node.name, "asks for a number of channels, which sub-networks don't share"))
         else:
             sets.tie(node, *inputs)
-            if node.op != "call_module" and _function(node) not in _SOUND:
-                doubtful.append((node, f"{node.name} ({_function(node)})", "has no sound meaning for slabs"))
-            elif node.op == "call_module" and next(modules[str(node.target)].parameters(), None) is not None:
-                kind = type(modules[str(node.target)]).__name__
-                doubtful.append((node, f"{node.target} ({kind})", "holds weights and has no slimmable form"))
+            why = _doubt(node, modules)
+            if why is not None:
+                doubtful.append((node, *why))
     whole = sets.name(_WHOLE)
     axes = {
         name: Axes(sets.name(called[0].all_input_nodes[0]) == whole, sets.name(called[0]) == whole)
         for name, called in calls.items()
     }
     split = _split(nodes, layers, axes)
-    obstacles = {name: why for node, name, why in doubtful if not split.isdisjoint(node.all_input_nodes)}
+    obstacles = {name: why for node, name, why in doubtful if not split.isdisjoint(_tensors_behind(node, numbers))}
     obstacles |= {name: "is never reached by the forward pass" for name in layers if name not in calls}
     return axes, obstacles
 
@@ -119,6 +126,30 @@ def _split(nodes: list[fx.Node], layers: dict[str, nn.Module], axes: dict[str, A
 def _parts(layer: nn.Module) -> bool:
     """Whether the output channels of a layer are others than its input channels; where it has groups, they aren't."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+
+
+def _doubt(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | None:
+    """What slabs can't pass through, by name, and why; None for what they can."""
+    if node.op != "call_module":
+        name = _function(node)
+        return None if name in _SOUND else (f"{node.name} ({name})", "has no sound meaning for slabs")
+    module = modules[str(node.target)]
+    name = f"{node.target} ({type(module).__name__})"
+    if next(module.parameters(), None) is not None:
+        return name, "holds weights and has no slimmable form"
+    return None if isinstance(module, _SOUND_MODULES) else (name, "has no sound meaning for slabs")
+
+
+def _counts_channels(node: fx.Node) -> bool:
+    """Whether a node is `x.size(1)`, `x.shape[1]` or the like."""
+    if _function(node) == "getitem":
+        return _function(node.all_input_nodes[0]) in ("getattr", "size") and node.args[1:] == (1,)
+    return _function(node) == "size" and node.args[1:] == (1,)
+
+
+def _tensors_behind(node: fx.Node, numbers: set[fx.Node]) -> set[fx.Node]:
+    """The tensors that a node is computed from, or that its numbers were asked of."""
+    return {t for i in node.all_input_nodes for t in (_tensors_behind(i, numbers) if i in numbers else {i})}
 
 
 def _is_number(node: fx.Node, inputs: list[fx.Node]) -> bool:

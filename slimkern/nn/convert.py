@@ -64,7 +64,7 @@ def scrollify(
         if name not in layers and _has_own_weights(module)
     }
     if not layers:
-        raise ConversionError(f"{type(net).__name__} holds no Conv2d, Linear or BatchNorm2d to swap")
+        raise ConversionError(f"{type(net).__name__} holds no Conv2d, Linear or BatchNorm2d to swap{_hint(net)}")
     if whole_in is None and whole_out is None:
         axes, obstacles = _traced(net, layers)
     else:
@@ -113,6 +113,14 @@ def _traced(net: nn.Module, layers: dict[str, nn.Module]) -> tuple[dict[str, Axe
             f"the forward pass of {type(net).__name__} can't be traced ({error}); name the layers at its ends instead: "
             "scrollify(net, whole_in=['stem'], whole_out=['head'])"
         ) from error
+
+
+def _hint(net: nn.Module) -> str:
+    if any(isinstance(module, (ScrollLayer, SwitchableBatchNorm2d)) for module in net.modules()):
+        return "; it is slimmable already"
+    if type(net) in _CONVERSIONS:
+        return "; it is such a layer itself: use the from_parent of its slimmable form"
+    return ""
 
 
 def _has_own_weights(module: nn.Module) -> bool:

@@ -6,7 +6,8 @@ over memory. A result that is used twice is computed twice, but its statistics a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from slimkern.ops import scroll_conv2d, scroll_conv2d_batch_norm, switchable_batch_norm
 from slimkern.ops.batch_norm import BatchNorm
 from slimkern.ops.convolution import Convolution
-from slimkern.snapshot import Snapshot
+from slimkern.snapshot import Snapshot, in_inference_mode
 
 Track = Callable[[Tensor, Tensor, int], None]
 """Told the batch's mean, its biased variance, and how many values a channel they are of."""
@@ -33,13 +34,13 @@ class DeferredConvolution:
     snapshot: Snapshot = field(init=False)
 
     def __post_init__(self) -> None:
-        self.snapshot = Snapshot(self.slabs)
+        self.snapshot = Snapshot([*self.slabs, self.convolution.weight, *([] if self.bias is None else [self.bias])])
 
     def __call__(self, residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
         """Convolve, add `residuals` (one a slab, or none), and apply a ReLU if asked for."""
-        self.snapshot.refuse_changes("the input of a ScrollConv2d")
+        self.snapshot.refuse_changes("the input or a weight of a ScrollConv2d")
         conv = self.convolution
-        with torch.set_grad_enabled(self.grad):
+        with _as_called(self.grad, self.slabs[0]):
             results = scroll_conv2d(
                 self.slabs, conv.weight, self.bias, self.out_channels, conv.out_offset, conv.in_offset, conv.stride,
                 conv.padding, conv.dilation, conv.groups,
@@ -64,19 +65,21 @@ class DeferredBatchNorm:
     snapshot: Snapshot = field(init=False)
 
     def __post_init__(self) -> None:
-        self.snapshot = self.source.snapshot if isinstance(self.source, DeferredConvolution) else Snapshot(self.source)
+        slabs = () if isinstance(self.source, DeferredConvolution) else self.source
+        self.snapshot = Snapshot([*slabs, *(vector for vector in self.norm if isinstance(vector, Tensor))])
 
     def __call__(self, residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
         """Normalise, add `residuals` (one a slab, or none), and apply a ReLU if asked for."""
         source = self.source
-        self.snapshot.refuse_changes("the input of a SwitchableBatchNorm2d, or of the ScrollConv2d before it,")
+        self.snapshot.refuse_changes("the input or a weight of a SwitchableBatchNorm2d")
         if isinstance(source, DeferredConvolution):
-            shapes, dtype = source.shapes(), source.slabs[0].dtype
+            source.snapshot.refuse_changes("the input or a weight of a ScrollConv2d")
+            shapes, like = source.shapes(), source.slabs[0]
         else:
-            shapes, dtype = [list(slab.shape) for slab in source], source[0].dtype
-        joins = all(list(r.shape) == s and r.dtype == dtype for r, s in zip(residuals, shapes, strict=False))
+            shapes, like = [list(slab.shape) for slab in source], source[0]
+        joins = all(list(r.shape) == s and r.dtype == like.dtype for r, s in zip(residuals, shapes, strict=False))
         extras = (residuals, relu) if joins else ((), False)
-        with torch.set_grad_enabled(self.grad):
+        with _as_called(self.grad, like):
             if isinstance(source, DeferredConvolution):
                 results, mean, variance = scroll_conv2d_batch_norm(
                     source.slabs, source.convolution, source.bias, source.out_channels, self.norm, self.offsets, *extras
@@ -91,6 +94,14 @@ class DeferredBatchNorm:
             track, self.track = self.track, None
             track(mean, variance, results[0].numel() // results[0].shape[1])
         return results
+
+
+@contextmanager
+def _as_called(grad: bool, like: Tensor) -> Iterator[None]:
+    """The modes of the call, whatever they are when its work is done; autocast has been applied by then."""
+    outside = torch.inference_mode(False) if in_inference_mode() else nullcontext()
+    with outside, torch.set_grad_enabled(grad), torch.autocast(like.device.type, enabled=False):
+        yield
 
 
 def _finished(results: list[Tensor], residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:

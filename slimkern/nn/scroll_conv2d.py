@@ -103,6 +103,8 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
         return WidthBatch.deferred(self._put_off(input.slabs, outputs), widths, input)
 
     def _apply_whole(self, images: Tensor) -> Tensor:
+        if images.dim() == 3:
+            return self._apply_whole(images[None])[0]
         (result,) = self._apply_slabs([images], [self.out_channels])
         return result if images.is_contiguous(memory_format=torch.channels_last) else result.contiguous()
 

@@ -20,8 +20,9 @@ class ScrollLayer(nn.Module):
         widths: the widths that this layer can be seen at.
         whole_in: widths don't apply to the input axis (image channels, say).
         whole_out: widths don't apply to the output axis (classes, say).
-        scroll: how far the ranking has been rolled, in blocks. Saved beside the weights, in the metadata of the state
-            dict, so that its keys stay those of the parent class.
+        scroll: how far the ranking has been rolled, in blocks. Saved in the metadata of the state dict, so that its
+            keys stay those of the parent class. `torch.save` keeps the metadata, but a plain copy such as
+            `{name: tensor.cpu() ...}` loses it: call `scroll_to` after loading one.
     """
 
     widths: Widths

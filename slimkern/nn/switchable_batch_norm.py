@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimkern.nn.deferred import DeferredBatchNorm, DeferredConvolution
@@ -60,6 +61,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.num_features, self.eps, self.momentum, self.whole = num_features, eps, momentum, whole
         self.affine, self.track_running_stats = affine, track_running_stats
         self.widths = Widths.of(widths)
+        self._untracked: DeferredBatchNorm | None = None
         if not whole:
             self.widths.check_divide(num_features, "num_features", ", or pass whole=True if widths don't apply to it")
         self.sizes = tuple(self._size(width) for width in self.widths.fractions)
@@ -115,7 +117,7 @@ class SwitchableBatchNorm2d(nn.Module):
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if not isinstance(input, WidthBatch):
-            return self._put_off([input], [input.shape[1]], [len(self.sizes) - 1])((), False)[0]
+            return self._normalise_whole(input)
         widths = input.resolve(self.widths)
         places = [self.widths.index(width) for width in widths]
         if isinstance(input.pending, DeferredConvolution):
@@ -134,20 +136,54 @@ class SwitchableBatchNorm2d(nn.Module):
                 f"SwitchableBatchNorm2d of {self.num_features} channels and widths {self.widths.fractions} takes slabs "
                 f"of {expected} channels, but was given {list(channels)}"
             )
+        self._catch_up()
         uses_batch = self.training or not self.track_running_stats
         mean, variance = (None, None) if uses_batch else (self.running_mean, self.running_var)
         tracks = self.training and self.track_running_stats
-        return DeferredBatchNorm(
+        work = DeferredBatchNorm(
             source,
             BatchNorm(self.weight, self.bias, mean, variance, self.eps),
             [self.offsets[place] for place in places],
             partial(self._track, places) if tracks else None,
         )
+        if tracks and not torch.compiler.is_compiling():
+            self._untracked = work
+        return work
+
+    def _catch_up(self) -> None:
+        """Track the statistics of a batch whose result nobody has asked for yet, so that they come in order."""
+        if self._untracked is not None:
+            self._untracked((), False)
+
+    def _normalise_whole(self, images: Tensor) -> Tensor:
+        if images.dim() < 2 or images.shape[1] != self.num_features:
+            raise ValueError(
+                f"SwitchableBatchNorm2d of {self.num_features} channels takes a tensor of as many, but was given shape "
+                f"{tuple(images.shape)}"
+            )
+        self._catch_up()
+        own = self._own(len(self.sizes) - 1)
+        weight, bias = (None if vector is None else vector[own] for vector in (self.weight, self.bias))
+        mean, variance = (None if vector is None else vector[own] for vector in (self.running_mean, self.running_var))
+        share = self.momentum
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked[-1] += 1
+            share = 1.0 / float(self.num_batches_tracked[-1]) if share is None else share
+        uses_batch = self.training or not self.track_running_stats
+        if uses_batch and not self.training:
+            mean, variance = None, None
+        return F.batch_norm(images, mean, variance, weight, bias, uses_batch, share or 0.0, self.eps)
+
+    def train(self, mode: bool = True) -> SwitchableBatchNorm2d:
+        """As `torch.nn.Module.train`."""
+        self._catch_up()
+        return super().train(mode)
 
     @torch.no_grad()
     def _track(self, places: list[int], mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics of the widths at `places` towards the batch's, of `count` values a channel."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self._untracked = None
         adjoining = self.momentum is not None and places == list(range(places[0], places[-1] + 1))
         start = 0
         for run in [places] if adjoining else [[place] for place in places]:
@@ -157,8 +193,9 @@ class SwitchableBatchNorm2d(nn.Module):
                 share = self.num_batches_tracked[run[0]].to(self.running_mean.dtype).reciprocal()
             own = slice(self.offsets[run[0]], self._own(run[-1]).stop)
             here = slice(start, start + own.stop - own.start)
-            self.running_mean[own].lerp_(mean[here], share)
-            self.running_var[own].lerp_(variance[here] * (count / (count - 1)), share)
+            self.running_mean[own].lerp_(mean[here].to(self.running_mean.dtype), share)
+            unbiased = variance[here] * (count / (count - 1))
+            self.running_var[own].lerp_(unbiased.to(self.running_var.dtype), share)
             start = here.stop
 
     def reset_running_stats(self) -> None:
@@ -174,6 +211,14 @@ class SwitchableBatchNorm2d(nn.Module):
         if self.weight is not None and self.bias is not None:
             nn.init.ones_(self.weight)
             nn.init.zeros_(self.bias)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._catch_up()
+        return self.__dict__.copy()
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        self._catch_up()
+        super()._save_to_state_dict(*arguments)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         for name, own in (*self._parameters.items(), *self._buffers.items()):

@@ -26,16 +26,18 @@ class BatchNorm(NamedTuple):
         """Normalise a slab, add the residual, apply the ReLU.
 
         Returns:
-            The result; the mean [C_s] and the biased variance [C_s] that the slab was normalised by.
+            The result; the mean [C_s] and the biased variance [C_s] that the slab was normalised by, in float64 for
+            float64 slabs and else in float32.
         """
         own = slice(offset, offset + slab.shape[1])
-        weight, bias = _at(self.weight, own), _at(self.bias, own)
+        dtype = _statistics_dtype(slab)
+        weight, bias = _at(self.weight, own, dtype), _at(self.bias, own, dtype)
         if self.running_mean is not None and self.running_var is not None:
-            mean, variance = self.running_mean[own].clone(), self.running_var[own].clone()
+            mean, variance = (vector[own].to(dtype, copy=True) for vector in (self.running_mean, self.running_var))
             result = F.batch_norm(slab, mean, variance, weight, bias, False, 0.0, self.eps)
         else:
             # Momentum 1 turns the running statistics into the batch's own, with the unbiased variance.
-            mean, variance = slab.new_zeros(2, slab.shape[1], dtype=_statistics_dtype(slab, self.weight)).unbind()
+            mean, variance = slab.new_zeros(2, slab.shape[1], dtype=dtype).unbind()
             result = F.batch_norm(slab, mean, variance, weight, bias, True, 1.0, self.eps)
             count = slab.numel() // slab.shape[1]
             variance = variance * ((count - 1) / count)
@@ -73,7 +75,7 @@ class BatchNormGradient:
         own, here = slice(offset, offset + slab.shape[1]), slice(start, start + slab.shape[1])
         mean = self._mean[here]
         to_slab, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, slab, _at(self._weight, own), mean, self._variance[here], mean, self._inverse[here],
+            grad, slab, _at(self._weight, own, mean.dtype), mean, self._variance[here], mean, self._inverse[here],
             self._batch_statistics, self._eps, self._needed,
         )  # fmt: skip
         if self._needed[1]:
@@ -119,11 +121,10 @@ def check_batch_norm(
         )
 
 
-def _at(vector: Tensor | None, own: slice) -> Tensor | None:
-    return None if vector is None else vector[own]
+def _at(vector: Tensor | None, own: slice, dtype: torch.dtype) -> Tensor | None:
+    return None if vector is None else vector[own].to(dtype)
 
 
-def _statistics_dtype(slab: Tensor, weight: Tensor | None) -> torch.dtype:
-    if weight is not None:
-        return weight.dtype
-    return slab.dtype if slab.dtype == torch.float64 else torch.float32
+def _statistics_dtype(slab: Tensor) -> torch.dtype:
+    """Half precision is too coarse for statistics: a variance may not even fit."""
+    return torch.float64 if slab.dtype == torch.float64 else torch.float32

@@ -28,7 +28,7 @@ def scroll_conv2d(
 ) -> list[Tensor]:
     """Convolve each slab with the sub-network that takes its channels and gives `out_channels`.
 
-    Section 3 of the design: y[i] = sum_j W[(i + out_offset) mod C_out, (j + in_offset) mod C_in] * x[j] + b[...].
+    y[i] = sum_j W[(i + out_offset) mod C_out, (j + in_offset) mod C_in] * x[j] + b[...].
     With groups, whole groups are cut and rotated, so `in_offset` is that of the input channels and follows from
     `out_offset`.
 
@@ -77,7 +77,7 @@ def _reference(
     whole = convolution.apply(slabs[0], bias, max(out_channels))
     *narrower, last = out_channels
     copies = [whole[:, :outputs].clone(memory_format=torch.channels_last) for outputs in narrower]
-    return [*copies, packed(whole[:, :last])]
+    return [*copies, whole if last == whole.shape[1] else packed(whole[:, :last])]
 
 
 def _reference_backward(

@@ -129,24 +129,24 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.geometry, ctx.eps, ctx.offsets, ctx.residuals = geometry, eps, offsets, len(residuals)
     ctx.batch_statistics = running_mean is None
     ctx.parameters = next((len(vector) for vector in (norm_weight, norm_bias) if vector is not None), 0)
+    ctx.dtypes = [None if vector is None else vector.dtype for vector in (norm_weight, norm_bias)]
     ctx.given = [True, True, bias is not None, norm_weight is not None, norm_bias is not None]
     # The convolution's results are nobody's to differentiate: zeros for them would cost as much as an operator.
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(weight, norm_weight, mean, variance, *slabs, *convolved, *results)
-    ctx.relu = relu
+    ctx.save_for_backward(weight, norm_weight, mean, variance, *slabs, *convolved, *(results if relu else ()))
 
 
 def _autograd(ctx: Any, grads: list[Tensor | None], *_: Any) -> tuple:
     weight, norm_weight, mean, variance, *saved = ctx.saved_tensors
     count = len(grads)
-    slabs, convolved, results = saved[:count], saved[count : 2 * count], saved[2 * count :]
-    present = [torch.zeros_like(result) if grad is None else grad for grad, result in zip(grads, results, strict=True)]
+    slabs, convolved, rectified = saved[:count], saved[count : 2 * count], saved[2 * count :]
+    present = [torch.zeros_like(y) if grad is None else grad for grad, y in zip(grads, convolved, strict=True)]
     wanted = ctx.needs_input_grad
     asked = [any(wanted[0]), wanted[3], wanted[1], wanted[10], wanted[11]]
     needed = [given and asking for given, asking in zip(ctx.given, asked, strict=True)]
     of_slabs, of_weight, of_bias, of_scale, of_shift, of_sums = _backward(
-        present, slabs, convolved, results if ctx.relu else [], weight, *ctx.geometry, norm_weight, mean, variance,
-        ctx.parameters, ctx.batch_statistics, ctx.eps, ctx.offsets, needed,
+        present, slabs, convolved, rectified, weight, *ctx.geometry, norm_weight, mean, variance, ctx.parameters,
+        ctx.batch_statistics, ctx.eps, ctx.offsets, needed,
     )  # fmt: skip
     return (
         of_slabs if needed[0] else [None] * count,
@@ -154,8 +154,8 @@ def _autograd(ctx: Any, grads: list[Tensor | None], *_: Any) -> tuple:
         None,
         of_weight if needed[1] else None,
         *[None] * len(ctx.geometry),
-        of_scale if needed[3] else None,
-        of_shift if needed[4] else None,
+        of_scale.to(ctx.dtypes[0]) if needed[3] else None,
+        of_shift.to(ctx.dtypes[1]) if needed[4] else None,
         *[None] * 4,
         (of_sums or present) if ctx.residuals else [],
         None,

@@ -24,7 +24,7 @@ def scroll_linear(
 ) -> list[Tensor]:
     """Map each slab by the sub-network that takes its features and gives `out_features`.
 
-    Section 3 of the design: y[i] = sum_j W[(i + out_offset) mod C_out, (j + in_offset) mod C_in] * x[j] + b[...].
+    y[i] = sum_j W[(i + out_offset) mod C_out, (j + in_offset) mod C_in] * x[j] + b[...].
 
     Args:
         slabs: [..., C_s] each, or a single one that all sub-networks share; float64, float32, bfloat16 or float16.

@@ -114,6 +114,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     results, mean, variance = output
     ctx.batch_statistics, ctx.residuals = running_mean is None, len(residuals)
     ctx.affine = (weight is not None, bias is not None)
+    ctx.dtypes = [None if vector is None else vector.dtype for vector in (weight, bias)]
     ctx.parameters = next((len(vector) for vector in (weight, bias) if vector is not None), 0)
     ctx.save_for_backward(mean, variance, weight, *slabs, *(results if relu else ()))
 
@@ -128,8 +129,8 @@ def _autograd(ctx: Any, grads: list[Tensor], *_: Tensor) -> tuple:
     )  # fmt: skip
     return (
         of_slabs if needed[0] else [None] * len(slabs),
-        of_weight if needed[1] else None,
-        of_bias if needed[2] else None,
+        of_weight.to(ctx.dtypes[0]) if needed[1] else None,
+        of_bias.to(ctx.dtypes[1]) if needed[2] else None,
         *[None] * 4,
         (of_sums or grads) if ctx.residuals else [],
         None,

@@ -13,7 +13,7 @@ import torch
 from slimkern.continual.config import TrainConfig
 from slimkern.continual.data import Dataset, ImageSet, load
 from slimkern.continual.metrics import Counts
-from slimkern.continual.recorder import EpochSummary, Plan
+from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 
 TINY = TrainConfig(tasks=2, epochs=2, channels=4, batch_size=8, momentum=0.9, learning_rate=0.02)
 
@@ -30,7 +30,7 @@ def _first(images: ImageSet, of_each_class: int) -> ImageSet:
     return images.select(torch.cat([(images.labels == label).nonzero()[:of_each_class, 0] for label in range(10)]))
 
 
-class Listener:
+class Listener(Recorder):
     """Keeps epochs, and checkpoints as the bytes they are stored in."""
 
     def __init__(self) -> None:
@@ -44,9 +44,6 @@ class Listener:
 
     def epoch_finished(self, summary: EpochSummary) -> None:
         self.epochs.append(summary)
-
-    def task_finished(self, task: int, counts: Counts) -> None:
-        pass
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         self.checkpoints.append(stored(state))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import FrozenInstanceError, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def test_an_unknown_name_is_refused_with_the_allowed_ones(field: str, value: str
         ("momentum", 0, 1, -0.1, 1.1),
         ("weight_decay", 0, 10**9, -1e-4, 1e10),
         ("decay_by", 0, 1, -0.1, 1.1),
-        ("clip", 0, float("inf"), -1.0, float("nan")),
+        ("clip", 1e-9, 10**9, 0.0, float("inf")),
         ("seed", 0, 2**32 - 1, -1, 2**32),
     ],
 )
@@ -84,6 +85,7 @@ def test_widths_are_a_number_or_fractions(widths: tuple[float, ...], fractions: 
         ((0.0, 1.0), r"width 0\.0 is outside \(0, 1\]"),
         ((2.0, 4.0), r"width 2\.0 is outside \(0, 1\]"),
         ((float("nan"),), r"width nan is outside \(0, 1\]"),
+        ((float("inf"),), r"width inf is outside \(0, 1\]"),
         (("half", 1.0), r"a width must be a number in \(0, 1\], not 'half'"),
     ],
     ids=str,
@@ -91,12 +93,6 @@ def test_widths_are_a_number_or_fractions(widths: tuple[float, ...], fractions: 
 def test_what_are_no_widths_is_refused(widths: tuple, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^widths: .*{message}"):
         TrainConfig(widths=widths)
-
-
-@pytest.mark.xfail(strict=True, raises=OverflowError, reason="int(inf) isn't turned into a ConfigError")
-def test_infinitely_many_widths_are_refused() -> None:
-    with pytest.raises(ConfigError, match="^widths: "):
-        TrainConfig(widths=(float("inf"),))
 
 
 def test_the_papers_learning_rate_falls_before_epochs_80_and_120() -> None:
@@ -109,14 +105,11 @@ def test_the_papers_learning_rate_falls_before_epochs_80_and_120() -> None:
     falls=st.lists(st.floats(0.01, 0.99), max_size=3),
     by=st.floats(0, 1),
 )
-def test_the_learning_rate_starts_anywhere_above_zero_and_never_grows(
-    epochs: int, falls: list[float], by: float
-) -> None:
+def test_the_learning_rate_starts_whole_and_never_grows(epochs: int, falls: list[float], by: float) -> None:
     config = TrainConfig(epochs=epochs, decay_at=tuple(falls), decay_by=by)
     rates = [config.learning_rate_at(epoch) for epoch in range(epochs)]
-    assert all(later <= earlier for earlier, later in zip(rates, rates[1:], strict=False))
-    expected = 0.1 * by ** sum(round(fall * epochs) <= epochs - 1 for fall in falls)
-    assert rates[-1] == pytest.approx(expected)
+    assert all(later <= earlier for earlier, later in pairwise(rates))
+    assert rates[0] == 0.1
 
 
 @pytest.mark.parametrize("widths", [(1.0,), (4.0,), (0.25, 0.5, 1.0)], ids=str)

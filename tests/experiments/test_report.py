@@ -22,7 +22,7 @@ def test_prints_markdown_and_writes_tables_and_figures(tmp_path: Path, capsys: p
     written = report(runs, tmp_path / "out")
     assert sorted(path.name for path in written) == ["curves.png", "matrix.png", "report.md", "runs.csv", "widths.csv"]
     printed = capsys.readouterr().out
-    assert "| EWC · ScrollNet-2 | 1     |   2 |       60.00 ± 0.00 |" in printed
+    assert "| EWC · ScrollNet-2 | 1     |   2 | 60.00 ± 0.00 |" in printed
     assert (tmp_path / "out" / "report.md").read_text() in printed
 
 

@@ -68,7 +68,7 @@ def test_an_unfinished_run_is_not_mixed_with_finished_ones() -> None:
 
 
 def test_the_same_run_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="run-0 and run-0 have the same configuration and seed 0"):
+    with pytest.raises(ValueError, match="run-0 and run-0 have one configuration and seed 0"):
         group_by_seed([run(), run()])
 
 

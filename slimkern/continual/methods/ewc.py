@@ -19,8 +19,9 @@ class EWC(Method):
 
     loss = cross-entropy + strength / 2 * sum_i F_i (theta_i - theta*_i)^2 over the backbone's weights (Eq. 8). F is
     measured at width 1.0, at the scroll of its task, as FACIL does: squares of the gradients of a batch's mean
-    cross-entropy over all heads with the predicted labels, times the batch size, averaged over batches; batch norm uses
-    the batch's statistics. Parameters of the batch norms of narrower widths thus have F = 0.
+    cross-entropy over all heads with the predicted labels, times the batch size, averaged over batches. Batch norm uses
+    the batch's statistics meanwhile, and width 1.0's running ones move, as in FACIL. Parameters of the batch norms of
+    narrower widths have F = 0.
 
     Args:
         strength: lambda in Eq. 8.
@@ -72,7 +73,7 @@ class EWC(Method):
 
 
 def _fisher(net: ContinualNet, batches: Batches) -> dict[str, Tensor]:
-    """The diagonal of the empirical Fisher matrix of the backbone, by name; a last smaller batch is left out."""
+    """The diagonal of the backbone's Fisher matrix, by name; a batch smaller than the first is left out."""
     net.train()
     weights = dict(net.backbone.named_parameters())
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}

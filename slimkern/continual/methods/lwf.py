@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slimkern.continual.config import ConfigError
 from slimkern.continual.methods.method import Batches, Method, Step, classification_loss
 from slimkern.continual.network import ContinualNet
 
@@ -29,6 +30,10 @@ class LwF(Method):
     strength: float = 1.0
     temperature: float = 2.0
     _teacher: ContinualNet | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ConfigError(f"option temperature={self.temperature} of LwF must be above 0")
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Cross-entropy, and from the second task on the distillation."""

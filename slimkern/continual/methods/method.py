@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
@@ -52,11 +53,11 @@ class Method:
         """Make the method; `penalties` is how often a step adds its penalty on the weights (see `--protocol`).
 
         Raises:
-            ConfigError: a negative option.
+            ConfigError: an option that is negative or not finite.
         """
         for name, value in options.items():
-            if value < 0:
-                raise ConfigError(f"option {name}={value} of {cls.__name__} must not be negative")
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"option {name}={value} of {cls.__name__} must be finite and not negative")
         return cls(**options)
 
     def before_task(self, net: ContinualNet, task: int) -> None:

@@ -178,9 +178,7 @@ def test_released_adds_the_penalty_once_for_each_width(
     method = make_method(config)
     method.after_task(net, 0, batches(5, [4]))
     nudge(net)
-    assert losses(method, net)["penalty"].item() == pytest.approx(
-        times * expected_penalty(method, net, 7.0), rel=1e-4
-    )
+    assert losses(method, net)["penalty"].item() == pytest.approx(times * expected_penalty(method, net, 7.0), rel=1e-4)
 
 
 def test_stored_and_loaded_it_loses_the_same(net: ContinualNet) -> None:

@@ -44,18 +44,22 @@ def test_options_of_another_method_are_refused(method: MethodName, options: dict
 
 @pytest.mark.parametrize(("method", "option"), [("lwf", "strength"), ("lwf", "temperature"), ("ewc", "alpha")])
 def test_negative_options_are_refused(method: MethodName, option: str) -> None:
-    with pytest.raises(ConfigError, match=f"option {option}=-0.5 of {METHODS[method].__name__} must not be negative"):
+    message = f"option {option}=-0.5 of {METHODS[method].__name__} must be finite and not negative"
+    with pytest.raises(ConfigError, match=message):
         make_method(TrainConfig(method=method, options={option: -0.5}))
 
 
-@pytest.mark.xfail(strict=True, reason="only negative options are refused")
 @pytest.mark.parametrize(
     ("method", "options"),
     [
         ("lwf", {"temperature": 0.0}),
         ("lwf", {"strength": float("nan")}),
         ("ewc", {"strength": float("inf")}),
-        ("ewc", {"alpha": 1.5}),
+        pytest.param(
+            "ewc",
+            {"alpha": 1.5},
+            marks=pytest.mark.xfail(strict=True, reason="the newest Fisher matrix then weighs less than nothing"),
+        ),
     ],
     ids=["temperature-0", "strength-nan", "strength-inf", "alpha-above-1"],
 )

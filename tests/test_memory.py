@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slimkern import memory
+
+ROOT = Path(__file__).resolve().parents[1]
+# glibc returns pieces above 32 MiB whatever it has learned of a program's habits; this is twice that. Small pieces that
+# land in the gaps can make the heap grow in the first cycles.
+FAULTS_OF_A_LATER_CYCLE = """
+import json, resource, torch
+from slimkern.memory import keep_freed_memory
+
+def faults_of_a_later_cycle():
+    for _ in range(10):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.empty(2**26, dtype=torch.uint8).fill_(1)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return after - before
+
+print(json.dumps([faults_of_a_later_cycle(), keep_freed_memory(), faults_of_a_later_cycle()]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
+def test_freed_memory_stays_with_the_process() -> None:
+    # In a process of its own, as the setting can't be taken back.
+    run = subprocess.run([sys.executable, "-c", FAULTS_OF_A_LATER_CYCLE], cwd=ROOT, capture_output=True, check=True)
+    returned, agreed, kept = json.loads(run.stdout)
+    assert agreed is True
+    assert returned > 20
+    assert kept < returned / 4
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(name: str | None) -> None:
+        raise AssertionError(f"the C library {name} was touched")
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(memory.ctypes, "CDLL", refused)
+    assert memory.keep_freed_memory() is False
+
+
+@pytest.mark.parametrize(("answers", "agreed"), [((1, 1), True), ((0, 1), False), ((1, 0), False)], ids=str)
+def test_a_refusal_of_either_setting_is_told(
+    monkeypatch: pytest.MonkeyPatch, answers: tuple[int, int], agreed: bool
+) -> None:
+    class Library:
+        def __init__(self, name: str | None) -> None:
+            self.left = list(answers)
+
+        def mallopt(self, setting: int, value: int) -> int:
+            return self.left.pop(0)
+
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.40"))
+    monkeypatch.setattr(memory.ctypes, "CDLL", Library)
+    assert memory.keep_freed_memory() is agreed
