@@ -15,8 +15,11 @@ ClassOrder = Literal["seed", "sorted", "icarl"]
 Protocol = Literal["paper", "released"]
 
 
-class ConfigError(ValueError):
-    """A configuration that can't be run; the message names the field, what it was and what is allowed."""
+class ConfigError(Exception):
+    """A configuration that can't be run; the message names the field, what it was and what is allowed.
+
+    Not a ValueError, which the command line's parser would take for its own.
+    """
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,12 +17,17 @@ from slimkern.experiments.run_folder import RunFolder
 class FolderRecorder(Recorder):
     """Writes checkpoints, counts and events to a run folder that is open for writing.
 
+    A checkpoint inside a task is left out as long as storing them would take more than a tenth of the time, so that
+    large networks with short epochs aren't held up; what a kill then costs is a few epochs.
+
     Events of epochs and tasks wait for the checkpoint that holds them. So a run killed in between tells of an epoch
     once, although it is trained twice.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder = folder
+        self._clock = clock
+        self._due = -math.inf
         self._waiting: list[tuple[str, dict[str, Any]]] = []
 
     def started(self, plan: Plan, task: int, epoch: int) -> None:
@@ -37,10 +45,16 @@ class FolderRecorder(Recorder):
         """Stores the counts; the event waits for the next checkpoint."""
         self.folder.save_counts(counts)
         self._waiting.append(("task_finished", {"task": task}))
+        self._due = -math.inf
 
     def checkpoint(self, state: dict[str, Any]) -> None:
-        """Stores the state, then the events that led to it."""
+        """Stores the state, if it is time to, then the events that led to it."""
+        started = self._clock()
+        if started < self._due:
+            return
         self.folder.save_checkpoint(state)
+        stored = self._clock()
+        self._due = stored + 9 * (stored - started)
         self._write_waiting()
 
     def finished(self, counts: Counts) -> None:

@@ -18,8 +18,8 @@ _QUERIES = frozenset({"size", "dim", "shape", "ndim", "device", "dtype"})
 _SOUND = SLABWISE | {"iadd", "imul", "isub", "itruediv", "truediv"}
 _SOUND_MODULES = (
     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AlphaDropout, nn.AvgPool2d, nn.CELU, nn.Dropout, nn.Dropout2d,
-    nn.ELU, nn.FeatureAlphaDropout, nn.Flatten, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Identity,
-    nn.LeakyReLU, nn.LPPool2d, nn.MaxPool2d, nn.Mish, nn.RReLU, nn.ReLU, nn.ReLU6, nn.ReflectionPad2d,
+    nn.ELU, nn.FeatureAlphaDropout, nn.Flatten, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh,
+    nn.Identity, nn.LeakyReLU, nn.LPPool2d, nn.MaxPool2d, nn.Mish, nn.RReLU, nn.ReLU, nn.ReLU6, nn.ReflectionPad2d,
     nn.ReplicationPad2d, nn.SELU, nn.Sequential, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh,
     nn.Tanhshrink, nn.Upsample, nn.ZeroPad2d,
 )  # fmt: skip

@@ -54,3 +54,46 @@ def test_an_epoch_trained_again_after_a_kill_is_told_once(folder: RunFolder) -> 
     resumed.epoch_finished(SUMMARY)
     resumed.checkpoint({})
     assert kinds(folder) == ["started", "started", "epoch_finished"]
+
+
+class Clock:
+    """Storing takes a second; else time passes only when told to."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.now = 0.0
+        save = folder.save_checkpoint
+
+        def slowly(state: dict[str, int]) -> None:
+            save(state)
+            self.now += 1.0
+
+        folder.save_checkpoint = slowly
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_checkpoints_of_short_epochs_are_left_out_but_never_those_of_tasks(folder: RunFolder) -> None:
+    clock = Clock(folder)
+    recorder = FolderRecorder(folder, clock)
+    recorder.started(PLAN, 0, 0)
+    for epoch in range(3):
+        recorder.epoch_finished(SUMMARY)
+        recorder.checkpoint({"epoch": epoch})
+    assert folder.load_checkpoint() == {"epoch": 0}
+    assert kinds(folder) == ["started", "epoch_finished"]
+    clock.now += 10
+    recorder.checkpoint({"epoch": 3})
+    assert folder.load_checkpoint() == {"epoch": 3}
+    recorder.task_finished(0, COUNTS)
+    recorder.checkpoint({"task": 1})
+    assert folder.load_checkpoint() == {"task": 1}
+    assert kinds(folder).count("epoch_finished") == 3
+
+
+def test_starting_again_forgets_the_counts_of_the_run_that_was(folder: RunFolder) -> None:
+    folder.save_counts(COUNTS)
+    FolderRecorder(folder).started(PLAN, 0, 1)
+    assert folder.counts() == COUNTS
+    FolderRecorder(folder).started(PLAN, 0, 0)
+    assert folder.counts() is None

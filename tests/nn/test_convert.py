@@ -139,6 +139,17 @@ def test_gradients_of_all_widths_are_those_of_the_widths_alone() -> None:
         assert_near(f"gradient of {name}", grad, parameter.grad)
 
 
+@pytest.mark.parametrize("build", NETS.values(), ids=NETS.keys())
+def test_every_converted_net_trains(build: Callable[[], nn.Module]) -> None:
+    net = scrollify(build(), 2)
+    scroll_to(net, 1)
+    losses = [
+        F.cross_entropy(logits, torch.tensor([1, 2])) for _, logits in net(every_width(torch.randn(2, 3, 32, 32)))
+    ]
+    torch.stack(losses).sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
 def test_compiled_as_one_graph() -> None:
     torch.manual_seed(0)
     net = resnet18(num_classes=8, widths=4, channels=8)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slimkern.continual.config import ConfigError
 from slimkern.continual.methods.method import Batches, Method, Step, classification_loss
 from slimkern.continual.network import ContinualNet
 
@@ -33,6 +34,10 @@ class EWC(Method):
     _penalties: int = field(default=1, init=False)
     _fisher: dict[str, Tensor] = field(default_factory=dict, init=False)
     _anchor: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.alpha > 1:
+            raise ConfigError(f"option alpha={self.alpha} of EWC must be at most 1")
 
     @classmethod
     def from_options(cls, options: dict[str, float], penalties: int) -> Self:
