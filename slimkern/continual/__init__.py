@@ -1,1 +1,1 @@
-"""Continual learning: tasks, data, exemplars, methods, the training loop and its metrics."""
+"""Continual learning: tasks, data, methods, the training loop and its metrics."""
