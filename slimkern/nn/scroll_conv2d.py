@@ -37,21 +37,13 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
         ValueError: channels or groups that the widths don't divide; groups with one axis whole and the other sliced.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        widths: int | Sequence[float] | Widths = 4,
-        whole_in: bool = False,
-        whole_out: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    _axes = ("in_channels", "out_channels")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._slim(widths, whole_in, whole_out)
-        self._check_axis("in_channels", self.in_channels, whole_in)
-        self._check_axis("out_channels", self.out_channels, whole_out)
-        if self.groups > 1 and whole_in != whole_out:
+        if self.groups > 1 and self.whole_in != self.whole_out:
             raise ValueError(f"groups={self.groups}: whole_in and whole_out must agree, as groups are cut whole")
-        if self.groups > 1 and not whole_in:
+        if self.groups > 1 and not self.whole_in:
             self.widths.check_divide(self.groups, "groups", " since groups are cut whole")
 
     @classmethod
@@ -77,7 +69,7 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
         Raises:
             ValueError: `width` is none of this layer's.
         """
-        outputs, inputs = self._sizes(width)
+        inputs, outputs = self._sizes_at(width)
         cut = self.groups > 1 and not self.whole_in
         conv = nn.Conv2d(
             inputs, outputs, _pair(self.kernel_size), _pair(self.stride), _padding(self.padding), _pair(self.dilation),
@@ -98,8 +90,8 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
         if not isinstance(input, WidthBatch):
             return super().forward(input) if self.scroll == 0 else self._apply_whole(input)
         if input.shared:
-            return self._answer(input, self.in_channels, self.out_channels, 1, self._apply_slabs)
-        widths, outputs = self._accept(input, self.in_channels, self.out_channels, 1)
+            return self._answer(input, 1, self._apply_slabs)
+        widths, outputs = self._accept(input, 1)
         return WidthBatch.deferred(self._put_off(input.slabs, outputs), widths, input)
 
     def _apply_whole(self, images: Tensor) -> Tensor:
@@ -107,14 +99,6 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
             return self._apply_whole(images[None])[0]
         (result,) = self._apply_slabs([images], [self.out_channels])
         return result if images.is_contiguous(memory_format=torch.channels_last) else result.contiguous()
-
-    def _sizes(self, width: float) -> tuple[int, int]:
-        (outputs,) = self._counts(self.out_channels, self.whole_out, [width])
-        (inputs,) = self._counts(self.in_channels, self.whole_in, [width])
-        return outputs, inputs
-
-    def _offsets(self) -> tuple[int, int]:
-        return self._offset(self.out_channels, self.whole_out), self._offset(self.in_channels, self.whole_in)
 
     def _apply_slabs(self, slabs: Sequence[Tensor], outputs: list[int]) -> list[Tensor]:
         return self._put_off(slabs, outputs)((), False)

@@ -29,31 +29,57 @@ class ScrollLayer(nn.Module):
     whole_in: bool
     whole_out: bool
     scroll: int
+    _axes: tuple[str, str]
+    """Names of the parent's attributes that hold the sizes of the input and of the output axis."""
 
-    def _slim(self, widths: int | Sequence[float] | Widths, whole_in: bool, whole_out: bool) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        widths: int | Sequence[float] | Widths = 4,
+        whole_in: bool = False,
+        whole_out: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
         self.widths, self.whole_in, self.whole_out, self.scroll = Widths.of(widths), whole_in, whole_out, 0
+        for name, flag in zip(self._axes, ("whole_in", "whole_out"), strict=True):
+            if not getattr(self, flag):
+                remedy = f", or pass {flag}=True if widths don't apply to this axis"
+                self.widths.check_divide(getattr(self, name), name, remedy)
 
-    def _check_axis(self, name: str, total: int, whole: bool) -> None:
-        if not whole:
-            flag = "whole_in" if name.startswith("in") else "whole_out"
-            self.widths.check_divide(total, name, f", or pass {flag}=True if widths don't apply to this axis")
+    def _sizes(self) -> tuple[int, int]:
+        """Channels of the whole input and output axis."""
+        inputs, outputs = (getattr(self, name) for name in self._axes)
+        return inputs, outputs
+
+    def _sizes_at(self, width: float) -> tuple[int, int]:
+        """Channels of the input and the output axis of one sub-network."""
+        inputs, outputs = self._sizes()
+        return self._counts(inputs, self.whole_in, [width])[0], self._counts(outputs, self.whole_out, [width])[0]
+
+    def _offsets(self) -> tuple[int, int]:
+        """Stored channels that output position 0 and input position 0 are."""
+        inputs, outputs = self._sizes()
+        return (
+            0 if self.whole_out else self.widths.offset(outputs, self.scroll),
+            0 if self.whole_in else self.widths.offset(inputs, self.scroll),
+        )
 
     def _counts(self, total: int, whole: bool, widths: Sequence[float]) -> list[int]:
         return [total if whole else self.widths.channels(total, width) for width in widths]
 
-    def _offset(self, total: int, whole: bool) -> int:
-        return 0 if whole else self.widths.offset(total, self.scroll)
-
-    def _answer(self, batch: WidthBatch, inputs: int, outputs: int, axis: int, apply: Apply) -> WidthBatch:
-        """Answer a batch in kind: check its slabs against `inputs` channels, and give `outputs` at its widths."""
+    def _answer(self, batch: WidthBatch, axis: int, apply: Apply) -> WidthBatch:
+        """Answer a batch in kind, at its widths; `axis` is that of its channels."""
+        inputs, outputs = self._sizes()
         if batch.shared and self.whole_in and self.whole_out:
             self._check_slabs(batch.slabs, [inputs], axis)
             return WidthBatch(apply(batch.slabs, [outputs]), batch.widths, shared=True)
-        widths, counts = self._accept(batch, inputs, outputs, axis)
+        widths, counts = self._accept(batch, axis)
         return WidthBatch(apply(batch.slabs, counts), widths)
 
-    def _accept(self, batch: WidthBatch, inputs: int, outputs: int, axis: int) -> tuple[tuple[float, ...], list[int]]:
-        """The widths that a batch is answered at, and how many of `outputs` each gives."""
+    def _accept(self, batch: WidthBatch, axis: int) -> tuple[tuple[float, ...], list[int]]:
+        """The widths that a batch is answered at, and the channels that each gives."""
+        inputs, outputs = self._sizes()
         widths = batch.resolve(self.widths)
         expected = self._counts(inputs, self.whole_in, widths)
         self._check_slabs(batch.slabs * len(widths) if batch.shared else batch.slabs, expected, axis)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,18 +31,7 @@ class ScrollLinear(ScrollLayer, nn.Linear):
         ValueError: features that the widths don't divide.
     """
 
-    def __init__(
-        self,
-        *args: Any,
-        widths: int | Sequence[float] | Widths = 4,
-        whole_in: bool = False,
-        whole_out: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._slim(widths, whole_in, whole_out)
-        self._check_axis("in_features", self.in_features, whole_in)
-        self._check_axis("out_features", self.out_features, whole_out)
+    _axes = ("in_features", "out_features")
 
     @classmethod
     def from_parent(
@@ -67,8 +55,7 @@ class ScrollLinear(ScrollLayer, nn.Linear):
         Raises:
             ValueError: `width` is none of this layer's.
         """
-        (outputs,) = self._counts(self.out_features, self.whole_out, [width])
-        (inputs,) = self._counts(self.in_features, self.whole_in, [width])
+        inputs, outputs = self._sizes_at(width)
         out_offset, in_offset = self._offsets()
         linear = nn.Linear(inputs, outputs, self.bias is not None, device="meta")
         part = read(self.weight.detach(), (outputs, inputs), (out_offset, in_offset)).clone()
@@ -81,13 +68,10 @@ class ScrollLinear(ScrollLayer, nn.Linear):
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if isinstance(input, WidthBatch):
-            return self._answer(input, self.in_features, self.out_features, -1, self._apply_slabs)
+            return self._answer(input, -1, self._apply_slabs)
         if self.scroll == 0:
             return super().forward(input)
         return self._apply_slabs([input], [self.out_features])[0]
-
-    def _offsets(self) -> tuple[int, int]:
-        return self._offset(self.out_features, self.whole_out), self._offset(self.in_features, self.whole_in)
 
     def _apply_slabs(self, slabs: Sequence[Tensor], outputs: list[int]) -> list[Tensor]:
         return scroll_linear(slabs, self.weight, self.bias, outputs, *self._offsets())
