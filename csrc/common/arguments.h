@@ -79,6 +79,32 @@ inline void check_offsets(const std::vector<int64_t>& offsets, const std::vector
   STD_TORCH_CHECK(offsets.size() == slabs.size(), offsets.size(), " offsets for ", slabs.size(), " slabs");
 }
 
+inline void check_forward(const std::vector<Tensor>& slabs, const std::vector<int64_t>& offsets,
+                          const std::optional<Tensor>& running_mean, const std::optional<Tensor>& running_var,
+                          const std::vector<Tensor>& residuals, const std::optional<Tensor>& moments) {
+  check_offsets(offsets, slabs);
+  check_slabs("slabs", slabs, slabs);
+  if (!residuals.empty()) check_slabs("residuals", residuals, slabs);
+  STD_TORCH_CHECK(running_mean.has_value() == running_var.has_value(), "give running_mean and running_var, or neither");
+  if (!moments) return;
+  STD_TORCH_CHECK(!running_mean, "give moments or running statistics, not both");
+  STD_TORCH_CHECK(moments->scalar_type() == ScalarType::Float && moments->is_contiguous() && moments->dim() == 3 &&
+                      moments->size(0) == 3 && moments->size(2) == channels(slabs) &&
+                      moments->device() == slabs[0].device(),
+                  "moments must be contiguous float32 [3, tiles, ", channels(slabs), "] on the device of the slabs");
+}
+
+inline void check_backward(const std::vector<Tensor>& grads, const std::vector<Tensor>& slabs,
+                           const std::vector<Tensor>& results, const std::vector<int64_t>& offsets, const Tensor& mean,
+                           const Tensor& variance) {
+  check_offsets(offsets, slabs);
+  check_slabs("slabs", slabs, slabs);
+  check_slabs("grads", grads, slabs);
+  if (!results.empty()) check_slabs("results", results, slabs);
+  check_statistics("mean", mean, slabs);
+  check_statistics("variance", variance, slabs);
+}
+
 inline Tensor statistics_like(const std::vector<Tensor>& slabs) {
   return torch::stable::new_empty(slabs[0], {channels(slabs)}, ScalarType::Float);
 }

@@ -28,14 +28,14 @@ Slab slab_of(const Tensor& slab, int64_t offset, int64_t start) {
 std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(
     const std::vector<Tensor>& slabs, const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
     const std::vector<int64_t>& offsets, const std::optional<Tensor>& running_mean,
-    const std::optional<Tensor>& running_var, double eps, const std::vector<Tensor>& residuals, bool relu) {
-  check_offsets(offsets, slabs);
-  check_slabs("slabs", slabs, slabs);
-  if (!residuals.empty()) check_slabs("residuals", residuals, slabs);
-  STD_TORCH_CHECK(running_mean.has_value() == running_var.has_value(), "give running_mean and running_var, or neither");
+    const std::optional<Tensor>& running_var, double eps, const std::vector<Tensor>& residuals, bool relu,
+    const std::optional<Tensor>& moments) {
+  check_forward(slabs, offsets, running_mean, running_var, residuals, moments);
   const auto vector = [&](const char* name, const auto& given) { return vector_of(name, given, slabs, offsets); };
   const Norm norm{element_of(slabs[0]), eps, relu, vector("weight", weight), vector("bias", bias)};
-  const float *mean_given = vector("running_mean", running_mean), *variance_given = vector("running_var", running_var);
+  const Given given{vector("running_mean", running_mean), vector("running_var", running_var),
+                    moments ? static_cast<const float*>(moments->const_data_ptr()) : nullptr,
+                    moments ? moments->size(1) : 0, channels(slabs)};
 
   const std::vector<Tensor> results = empty_like(slabs);
   const Tensor mean = statistics_like(slabs), variance = statistics_like(slabs);
@@ -45,7 +45,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(
     rows.push_back({slab_of(slabs[place], offsets[place], starts[place]),
                     residuals.empty() ? nullptr : residuals[place].const_data_ptr(),
                     results[place].mutable_data_ptr()});
-  batch_norm_forward(norm, rows, mean_given, variance_given, static_cast<float*>(mean.mutable_data_ptr()),
+  batch_norm_forward(norm, rows, given, static_cast<float*>(mean.mutable_data_ptr()),
                      static_cast<float*>(variance.mutable_data_ptr()));
   return {results, mean, variance};
 }
@@ -55,12 +55,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
     const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, const std::vector<int64_t>& offsets,
     const Tensor& mean, const Tensor& variance, bool batch_statistics, double eps, bool relu, bool to_slabs,
     const std::optional<Tensor>& to_weight, const std::optional<Tensor>& to_bias) {
-  check_offsets(offsets, slabs);
-  check_slabs("slabs", slabs, slabs);
-  check_slabs("grads", grads, slabs);
-  if (!results.empty()) check_slabs("results", results, slabs);
-  check_statistics("mean", mean, slabs);
-  check_statistics("variance", variance, slabs);
+  check_backward(grads, slabs, results, offsets, mean, variance);
   const auto vector = [&](const char* name, const auto& given) { return vector_of(name, given, slabs, offsets); };
   const Norm norm{element_of(slabs[0]), eps, relu, vector("weight", weight), vector("bias", bias)};
   float *weight_sum = vector("to_weight", to_weight), *bias_sum = vector("to_bias", to_bias);

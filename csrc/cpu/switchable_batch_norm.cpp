@@ -73,13 +73,26 @@ void for_groups(const Norm& norm, const std::vector<AnySlab>& slabs, const Body&
   body(group);
 }
 
-void forward_group(const Norm& norm, const std::vector<ForwardSlab>& slabs, const float* running_mean,
-                   const float* running_variance, float* mean, float* variance) {
+void merge_moments(const Slab& slab, const Given& given, float* mean, float* variance) {
+  const int64_t all = given.tiles * given.statistics;
+  for (int64_t channel = slab.statistics; channel < slab.statistics + slab.channels; ++channel) {
+    Moments<double> total;
+    for (int64_t part = channel; part < all; part += given.statistics)
+      total = merged(total, {given.moments[part], given.moments[all + part], given.moments[2 * all + part]});
+    mean[channel] = static_cast<float>(total.mean);
+    variance[channel] = static_cast<float>(total.variance());
+  }
+}
+
+void forward_group(const Norm& norm, const std::vector<ForwardSlab>& slabs, const Given& given, float* mean,
+                   float* variance) {
   const Tasks tasks(slabs);
-  if (running_mean) {
+  if (given.moments) {
+    for (const ForwardSlab& slab : slabs) merge_moments(slab, given, mean, variance);
+  } else if (given.running_mean) {
     for (const ForwardSlab& slab : slabs) {
-      std::copy_n(running_mean + slab.parameters, slab.channels, mean + slab.statistics);
-      std::copy_n(running_variance + slab.parameters, slab.channels, variance + slab.statistics);
+      std::copy_n(given.running_mean + slab.parameters, slab.channels, mean + slab.statistics);
+      std::copy_n(given.running_variance + slab.parameters, slab.channels, variance + slab.statistics);
     }
   } else {
     batch_moments(norm, slabs, tasks, mean, variance);
@@ -149,10 +162,10 @@ void backward_group(const Norm& norm, const std::vector<BackwardSlab>& slabs, bo
 
 }  // namespace
 
-void batch_norm_forward(const Norm& norm, const std::vector<ForwardSlab>& slabs, const float* running_mean,
-                        const float* running_variance, float* mean, float* variance) {
+void batch_norm_forward(const Norm& norm, const std::vector<ForwardSlab>& slabs, const Given& given, float* mean,
+                        float* variance) {
   for_groups(norm, slabs, [&](const std::vector<ForwardSlab>& group) {
-    forward_group(norm, group, running_mean, running_variance, mean, variance);
+    forward_group(norm, group, given, mean, variance);
   });
 }
 

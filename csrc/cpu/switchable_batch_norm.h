@@ -31,9 +31,19 @@ struct ForwardSlab : Slab {
   void* result;
 };
 
-// Normalises by the batch's statistics, or by the running ones where they aren't null; writes those it used.
-void batch_norm_forward(const Norm& norm, const std::vector<ForwardSlab>& slabs, const float* running_mean,
-                        const float* running_variance, float* mean, float* variance);
+// What to normalise by: the running statistics [parameters], or the merged moments [3, tiles, statistics] (counts,
+// means, sums of squared deviations), or the batch's own statistics if both are null.
+struct Given {
+  const float* running_mean;
+  const float* running_variance;
+  const float* moments;
+  int64_t tiles;
+  int64_t statistics;
+};
+
+// Writes the statistics it used.
+void batch_norm_forward(const Norm& norm, const std::vector<ForwardSlab>& slabs, const Given& given, float* mean,
+                        float* variance);
 
 struct BackwardSlab : Slab {
   const void* grad;

@@ -96,10 +96,15 @@ def batch_norm_forward(
     eps: float,
     residuals: Sequence[Tensor],
     relu: bool,
+    moments: Tensor | None = None,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The results, packed like the slabs, and the statistics in float32; see `switchable_batch_norm`."""
+    """The results, packed like the slabs, and the statistics in float32; see `switchable_batch_norm`.
+
+    `moments` [3, tiles, sum of C_s] spares the pass over the slabs that takes the batch's statistics: counts, means and
+    sums of squared deviations of their parts, as whoever wrote the slabs can note them on the way.
+    """
     return torch.ops.slimkern_native.batch_norm_forward(
-        slabs, weight, bias, offsets, running_mean, running_var, eps, packed(residuals), relu
+        slabs, weight, bias, offsets, running_mean, running_var, eps, packed(residuals), relu, moments
     )
 
 
