@@ -6,19 +6,20 @@ So an installation without a C++ compiler doesn't download torch for a build tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403 - a backend offers all hooks of the one it extends
 from toolchain import Toolchain
 
-NATIVE_REQUIREMENTS = ["torch>=2.11", "pybind11"]
+REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 Settings = dict[str, Any] | None
 
 
 def _requirements(hook: Callable[[Settings], list[str]], settings: Settings) -> list[str]:
-    return hook(settings) + (NATIVE_REQUIREMENTS if Toolchain.find().cxx else [])
+    return hook(settings) + (REQUIREMENTS.read_text().split() if Toolchain.find().cxx else [])
 
 
 def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
