@@ -51,7 +51,7 @@ class Toolchain:
         found, left_out = _find(asked)
         missing = [part for part in ("cpu", "cuda") if part in left_out and asked in (part, "cuda")]
         if missing:
-            raise SystemExit(f"SLIMKERN_BUILD={asked}: {'; '.join(left_out[part] for part in missing)}")
+            raise SystemExit(f"SLIMKERN_BUILD={asked}: {'; '.join(dict.fromkeys(left_out[part] for part in missing))}")
         return cls(found.get("cxx"), found.get("nvcc"), left_out)
 
 
