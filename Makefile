@@ -7,10 +7,14 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 
 CREATED := $(VENV)/.created
+BUILD_READY := $(VENV)/.build-ready
 DEMO_READY := $(VENV)/.demo-ready
 DEV_READY := $(VENV)/.dev-ready
 
-.PHONY: help demo test lint format types layers check bench clean
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
+NATIVE_SOURCES := $(wildcard building/*.py csrc/*.* csrc/*/*.*)
+
+.PHONY: help demo test native lint format types layers check bench clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -21,6 +25,9 @@ demo: $(DEMO_READY) ## install what training needs, then train and report a smal
 
 test: $(DEV_READY) ## run the whole test suite
 	$(BIN)/pytest
+
+native: $(DEV_READY) ## compile what has changed of csrc/, and stop at the first error
+	SLIMKERN_BUILD=$${SLIMKERN_BUILD:-cpu} $(BIN)/python setup.py -q build_ext --inplace
 
 lint: $(DEV_READY) ## ruff: errors, style, docstrings
 	$(BIN)/ruff check
@@ -53,6 +60,11 @@ $(CREATED):
 
 $(DEMO_READY): EXTRAS := train,plot
 $(DEV_READY): EXTRAS := dev
-$(DEMO_READY) $(DEV_READY): pyproject.toml setup.py | $(CREATED)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
+$(DEMO_READY) $(DEV_READY): pyproject.toml setup.py $(NATIVE_SOURCES) | $(BUILD_READY)
+	$(PIP_INSTALL) --no-build-isolation --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# The build needs torch as well: without isolation it takes the one that is installed anyway, instead of another download.
+$(BUILD_READY): building/requirements.txt | $(CREATED)
+	$(PIP_INSTALL) --requirement $<
 	@touch $@

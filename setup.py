@@ -1,5 +1,12 @@
 """The part of the build that needs Python; everything declarative is in pyproject.toml."""
 
+import sys
+from pathlib import Path
+
 from setuptools import setup
 
-setup()
+sys.path.insert(0, str(Path(__file__).resolve().parent / "building"))
+
+from native_extensions import BuildNative, native_extensions
+
+setup(ext_modules=native_extensions(), cmdclass={"build_ext": BuildNative})

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError
+from typing import Any
 
 import pytest
 import torch
 
 import slimkern
 from slimkern import info
-from slimkern.ops import backends
+from slimkern.ops import backends, native
 
 
 def test_it_names_the_versions_and_devices() -> None:
@@ -20,16 +21,17 @@ def test_it_names_the_versions_and_devices() -> None:
 
 
 def test_every_operator_has_its_backend_and_the_reasons_against_others() -> None:
-    lines = info.describe().splitlines()
-    for operator, available in backends.OPERATORS.items():
-        at = lines.index(f"  {operator}: {available[0]}")
-        others = [backend for backend in backends.BACKENDS if backend not in available]
-        assert lines[at + 1 : at + 1 + len(others)] == [f"    {other}: not part of this version" for other in others]
+    told = info.describe()
+    for operator in backends.OPERATORS:
+        assert f"\n  {operator}: {backends.choose(operator, 'cpu')}\n" in told
+        reasons = [backends.why_not(operator, backend) for backend in backends.BACKENDS]
+        assert sum(reason is None for reason in reasons) >= 1
+        assert all(reason in told for reason in reasons if reason)
 
 
 @pytest.mark.parametrize(
     ("forced", "message"),
-    [("cuda", "SLIMKERN_BACKEND=cuda is unknown"), ("native", "has no such backend, only torch")],
+    [("cuda", "SLIMKERN_BACKEND=cuda is unknown"), ("triton", "has no such backend, only")],
 )
 def test_a_backend_that_can_not_be_forced_is_explained(
     monkeypatch: pytest.MonkeyPatch, forced: str, message: str
@@ -49,3 +51,31 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     assert "triton missing" in text
     assert "  train: missing rich, tyro; pip install 'slimkern[train]'" in text
     assert "  plot: installed" in text and "  tensorboard: installed" in text
+
+
+@pytest.fixture
+def without_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_UNAVAILABLE", {"cpu": "no C++ compiler", "cuda": "no C++ compiler"})
+    monkeypatch.setattr(native, "report", lambda: None)
+
+
+@pytest.mark.usefixtures("without_libraries")
+def test_says_what_is_missing_and_how_to_get_it() -> None:
+    told = info.describe()
+    assert "  switchable_batch_norm: torch\n" in told
+    assert "    native: no C++ compiler\n" in told
+    assert "  cpu: missing, no C++ compiler\n" in told and f"to get what is missing: {native.HOW_TO_BUILD}" in told
+
+
+def test_says_how_the_native_core_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    report: dict[str, Any] = {
+        "cpu": {"compiler": "g++ 1.2", "flags": "-O3", "instruction sets": ["baseline", "avx2"]},
+        "cuda": {"compiler": "release 3.4", "flags": "-DUSE_CUDA", "architectures": ["8.0", "9.0a"]},
+        "built against torch": "2.15.0",
+    }
+    monkeypatch.setattr(native, "_UNAVAILABLE", {"cpu": None, "cuda": None})
+    monkeypatch.setattr(native, "report", lambda: report)
+    told = info.describe()
+    assert "  cpu: for baseline, avx2; by g++ 1.2 against torch 2.15.0\n    -O3\n" in told
+    assert "  cuda: for 8.0, 9.0a; by release 3.4 against torch 2.15.0\n    -DUSE_CUDA\n" in told
+    assert "to get what is missing" not in told

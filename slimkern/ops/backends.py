@@ -6,38 +6,62 @@ import os
 
 import torch
 
+from slimkern.ops import native
+
 ENVIRONMENT_VARIABLE = "SLIMKERN_BACKEND"
 BACKENDS = ("torch", "triton", "native")
 """All backends that a user may force: plain torch slab by slab, Triton kernels, compiled C++ and CUDA."""
 
 OPERATORS: dict[str, tuple[str, ...]] = {
     "scroll_conv2d": ("torch",),
-    "scroll_conv2d_batch_norm": ("torch",),
+    "scroll_conv2d_batch_norm": ("native", "torch"),
     "scroll_linear": ("torch",),
-    "switchable_batch_norm": ("torch",),
+    "switchable_batch_norm": ("native", "torch"),
 }
-"""The backends that each operator has, best first."""
+"""The backends that each operator has, best first; of scroll_conv2d_batch_norm, what serves the batch norm."""
+
+PROVEN = {("native", "cpu")}
+"""Kernels that have passed their tests on such hardware; others serve only where they are asked for."""
 
 
 def choose(operator: str, device: torch.device | str) -> str:
     """Name the backend that serves `operator` for tensors on `device`.
 
+    `SLIMKERN_BACKEND` may force one, or name several after commas: the first of them that the operator has. Tensors
+    that the native kernels don't take, such as those of float64, go to plain torch all the same.
+
     Raises:
-        ValueError: `SLIMKERN_BACKEND` holds an unknown name, or one that this operator doesn't have.
+        ValueError: `SLIMKERN_BACKEND` holds an unknown name, or none that this operator has and that works here.
     """
+    kind = torch.device(device).type
     available = OPERATORS[operator]
     forced = os.environ.get(ENVIRONMENT_VARIABLE)
     if not forced:
-        return available[0]
-    if forced not in BACKENDS:
-        raise ValueError(f"{ENVIRONMENT_VARIABLE}={forced} is unknown: it must be one of {', '.join(BACKENDS)}")
-    if forced not in available:
+        return next(backend for backend in available if why_not(operator, backend, kind) is None)
+    names = forced.split(",")
+    if unknown := [name for name in names if name not in BACKENDS]:
+        raise ValueError(f"{ENVIRONMENT_VARIABLE}={unknown[0]} is unknown: it must be one of {', '.join(BACKENDS)}")
+    present = [name for name in names if name in available]
+    if not present:
         raise ValueError(
-            f"{ENVIRONMENT_VARIABLE}={forced}: {operator} on {device} has no such backend, only {', '.join(available)}"
+            f"{ENVIRONMENT_VARIABLE}={forced}: {operator} on {kind} has no such backend, only {', '.join(available)}"
         )
-    return forced
+    if reason := _missing(present[0], kind):
+        raise ValueError(f"{ENVIRONMENT_VARIABLE}={forced}: {operator} on {kind} can't use {present[0]}: {reason}")
+    return present[0]
 
 
-def why_not(operator: str, backend: str) -> str | None:
-    """Why `backend` doesn't serve `operator` here; None if it could."""
-    return None if backend in OPERATORS[operator] else "not part of this version"
+def why_not(operator: str, backend: str, device: torch.device | str = "cpu") -> str | None:
+    """Why `backend` doesn't serve `operator` on `device` unless asked for; None if it could."""
+    kind = torch.device(device).type
+    if backend not in OPERATORS[operator]:
+        return "not part of this version"
+    if reason := _missing(backend, kind):
+        return reason
+    if backend != "torch" and (backend, kind) not in PROVEN:
+        return f"not yet proven on such hardware; {ENVIRONMENT_VARIABLE}={backend} asks for it"
+    return None
+
+
+def _missing(backend: str, kind: str) -> str | None:
+    return native.why_unavailable(kind) if backend == "native" else None

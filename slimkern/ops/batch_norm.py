@@ -1,15 +1,16 @@
-"""The batch norm of one slab by its own stretch of flat parameters, and its gradients, in plain torch."""
+"""Batch norms by stretches of flat parameters, and their gradients: in plain torch, or by the compiled kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slimkern.ops import native
 from slimkern.ops.checks import check_weight
 
 
@@ -21,6 +22,26 @@ class BatchNorm(NamedTuple):
     running_mean: Tensor | None
     running_var: Tensor | None
     eps: float
+
+    def apply_all(
+        self, slabs: Sequence[Tensor], offsets: Sequence[int], residuals: Sequence[Tensor], relu: bool, backend: str
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Normalise slabs, add the residuals (one a slab, or none), apply the ReLU.
+
+        Returns:
+            The results; the means and the biased variances that the slabs were normalised by, one after the other.
+        """
+        vectors = self[:4]
+        if backend == "native" and native.takes_batch_norm(slabs, vectors, residuals):
+            return native.batch_norm_forward(slabs, *self[:2], offsets, *self[2:], residuals, relu)
+        results, means, variances = zip(
+            *(
+                self.apply(slab, offset, residual, relu)
+                for slab, offset, residual in zip(slabs, offsets, residuals or [None] * len(slabs), strict=True)
+            ),
+            strict=True,
+        )
+        return list(results), torch.cat(means), torch.cat(variances)
 
     def apply(self, slab: Tensor, offset: int, residual: Tensor | None, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Normalise a slab, add the residual, apply the ReLU.
@@ -47,42 +68,82 @@ class BatchNorm(NamedTuple):
 
 
 class BatchNormGradient:
-    """Gradients of batch norms, slab by slab, summed up in flat vectors [P]."""
+    """Gradients of batch norms, those of the parameters summed up in flat vectors [P].
+
+    Args:
+        norm: what the slabs were normalised by; of its running statistics only the presence counts.
+        parameters: P.
+        mean: that the slabs were normalised by, one slab after the other.
+        variance: likewise.
+        relu: whether a ReLU followed.
+        needed: whether gradients of the slabs, the scale and the shift are.
+        backend: native, or torch.
+    """
 
     def __init__(
         self,
-        weight: Tensor | None,
+        norm: BatchNorm,
         parameters: int,
         mean: Tensor,
         variance: Tensor,
-        batch_statistics: bool,
-        eps: float,
+        relu: bool,
         needed: Sequence[bool],
+        backend: str,
     ) -> None:
-        self._weight, self._batch_statistics, self._eps, self._needed = weight, batch_statistics, eps, list(needed)
-        self._mean, self._variance, self._inverse = mean, variance, torch.rsqrt(variance + eps)
+        self._norm, self._relu, self._needed, self._backend = norm, relu, list(needed), backend
+        self._mean, self._variance = mean, variance
         self.of_weight, self.of_bias = mean.new_zeros(parameters), mean.new_zeros(parameters)
 
-    def backward(self, grad: Tensor, slab: Tensor, offset: int, start: int) -> Tensor:
-        """The slab's gradient (empty if not needed).
+    def backward_all(
+        self,
+        grads: Sequence[Tensor],
+        slabs: Sequence[Tensor],
+        results: Sequence[Tensor],
+        offsets: Sequence[int],
+        start: int,
+        residual: bool,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The gradients of the slabs, if needed, and of what went into the ReLU, if a residual did.
 
         Args:
-            grad: of the normalised slab.
-            slab: what was normalised.
-            offset: where its parameters start.
-            start: where its mean and variance start.
+            grads: of the forward pass's results.
+            slabs: what was normalised.
+            results: of the forward pass; empty without a ReLU.
+            offsets: where the slabs' parameters start.
+            start: where their mean and variance start.
+            residual: whether one was added.
         """
+        norm = self._norm
+        stop = start + sum(slab.shape[1] for slab in slabs)
+        mean, variance = self._mean[start:stop], self._variance[start:stop]
+        if self._backend == "native" and native.takes_batch_norm(slabs, [*norm[:2], mean, variance], grads):
+            return native.batch_norm_backward(
+                grads, slabs, results if residual else [], *norm[:2], offsets, mean, variance,
+                norm.running_mean is None, norm.eps, self._relu, self._needed[0],
+                self.of_weight if self._needed[1] else None, self.of_bias if self._needed[2] else None,
+            )  # fmt: skip
+        if self._relu:
+            pairs = zip(grads, results, strict=True)
+            grads = [torch.ops.aten.threshold_backward(grad, result, 0) for grad, result in pairs]
+        of_slabs = []
+        for grad, slab, offset in zip(grads, slabs, offsets, strict=True):
+            of_slabs.append(self._backward(grad, slab, offset, start))
+            start += slab.shape[1]
+        return of_slabs if self._needed[0] else [], list(grads) if self._relu and residual else []
+
+    def _backward(self, grad: Tensor, slab: Tensor, offset: int, start: int) -> Tensor:
         own, here = slice(offset, offset + slab.shape[1]), slice(start, start + slab.shape[1])
-        mean = self._mean[here]
+        mean, variance = self._mean[here], self._variance[here]
         to_slab, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, slab, _at(self._weight, own, mean.dtype), mean, self._variance[here], mean, self._inverse[here],
-            self._batch_statistics, self._eps, self._needed,
+            grad, slab, _at(self._norm.weight, own, mean.dtype), mean, variance, mean,
+            torch.rsqrt(variance + self._norm.eps),
+            self._norm.running_mean is None, self._norm.eps, self._needed,
         )  # fmt: skip
         if self._needed[1]:
             self.of_weight[own] = to_weight
         if self._needed[2]:
             self.of_bias[own] = to_bias
-        return to_slab if self._needed[0] else slab.new_empty(0)
+        return to_slab
 
 
 def check_batch_norm(
@@ -119,6 +180,11 @@ def check_batch_norm(
             f"{operator}: residuals of shapes {[tuple(residual.shape) for residual in residuals]} must match "
             f"{[tuple(shape) for shape in shapes]}"
         )
+
+
+def in_plain_torch(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator whose last argument is its backend, always served by torch: what fake tensors go through."""
+    return lambda *arguments: operator(*arguments[:-1], "torch")
 
 
 def _at(vector: Tensor | None, own: slice, dtype: torch.dtype) -> Tensor | None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from slimkern.ops.backends import choose
-from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm
+from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch
 from slimkern.ops.convolution import Convolution, check_convolution
 from slimkern.ops.rotation import Gradient
 
@@ -38,12 +38,13 @@ def scroll_conv2d_batch_norm(
     check_convolution(OPERATOR, slabs, convolution, bias, out_channels)
     shapes = [convolution.output_shape(slab, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     check_batch_norm(OPERATOR, slabs[0], shapes, norm, offsets, residuals)
-    choose(OPERATOR, slabs[0].device)
-    results, _, mean, variance = _forward(slabs, bias, out_channels, *convolution, *norm, offsets, residuals, relu)
+    results, _, mean, variance = _forward(
+        slabs, bias, out_channels, *convolution, *norm, offsets, residuals, relu, choose(OPERATOR, slabs[0].device)
+    )
     return results, mean, variance
 
 
-def _reference(
+def _compute(
     slabs: Sequence[Tensor],
     bias: Tensor | None,
     out_channels: Sequence[int],
@@ -62,21 +63,23 @@ def _reference(
     offsets: Sequence[int],
     residuals: Sequence[Tensor],
     relu: bool,
+    backend: str,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    """The operator in plain torch; also gives what came out of the convolution, for the backward pass."""
+    """The operator, its batch norm by `backend`; also gives what came out of the convolution, for the backward pass."""
     convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
     norm = BatchNorm(norm_weight, norm_bias, running_mean, running_var, eps)
     results, convolved, means, variances = [], [], [], []
     for place, (slab, outputs, offset) in enumerate(zip(slabs, out_channels, offsets, strict=True)):
         convolved.append(convolution.apply(slab, bias, outputs))
-        result, mean, variance = norm.apply(convolved[-1], offset, residuals[place] if residuals else None, relu)
-        results.append(result)
+        residual = residuals[place : place + 1]
+        result, mean, variance = norm.apply_all(convolved[-1:], [offset], residual, relu, backend)
+        results += result
         means.append(mean)
         variances.append(variance)
     return results, convolved, torch.cat(means), torch.cat(variances)
 
 
-def _reference_backward(
+def _compute_backward(
     grads: Sequence[Tensor],
     slabs: Sequence[Tensor],
     convolved: Sequence[Tensor],
@@ -89,32 +92,34 @@ def _reference_backward(
     dilation: Sequence[int],
     groups: int,
     norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
     mean: Tensor,
     variance: Tensor,
     parameters: int,
     batch_statistics: bool,
     eps: float,
     offsets: Sequence[int],
+    residual: bool,
     needed: Sequence[bool],
+    backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    """Gradients in plain torch: slabs, weight, bias, the batch norm's scale and shift, and what went into the ReLU.
+    """Gradients of slabs, weight, bias, the batch norm's scale and shift, and of what went into the ReLU.
 
-    `rectified` are the forward pass's results where a ReLU followed, else none. `needed` speaks of the first five; what
-    is not needed comes back empty.
+    The last are for residuals, and none without. `rectified` are the forward pass's results where a ReLU followed, else
+    none. `needed` speaks of the first five; what is not needed comes back empty.
     """
     convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
-    of_norm = BatchNormGradient(norm_weight, parameters, mean, variance, batch_statistics, eps, [True, *needed[3:]])
+    norm = BatchNorm(norm_weight, norm_bias, *((None, None) if batch_statistics else (mean, variance)), eps)
+    of_norm = BatchNormGradient(norm, parameters, mean, variance, bool(rectified), [True, *needed[3:]], backend)
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
     of_slabs, of_sums = [], []
     start = len(mean)
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
     for place in reversed(range(len(slabs))):
-        grad = grads[place]
-        if rectified:
-            grad = torch.ops.aten.threshold_backward(grad, rectified[place], 0)
-            of_sums.append(grad)
+        own = slice(place, place + 1)
         start -= convolved[place].shape[1]
-        grad = of_norm.backward(grad, convolved[place], offsets[place], start)
+        (grad,), sums = of_norm.backward_all(grads[own], convolved[own], rectified[own], offsets[own], start, residual)
+        of_sums += sums
         of_slabs.append(convolution.backward(grad, slabs[place], needed[:3], of_weight, of_bias))
     return (
         of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten(), of_norm.of_weight,
@@ -124,7 +129,7 @@ def _reference_backward(
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     slabs, bias, _, weight, *geometry = inputs[:10]
-    norm_weight, norm_bias, running_mean, _, eps, offsets, residuals, relu = inputs[10:]
+    norm_weight, norm_bias, running_mean, _, eps, offsets, residuals, relu, ctx.backend = inputs[10:]
     results, convolved, mean, variance = output
     ctx.geometry, ctx.eps, ctx.offsets, ctx.residuals = geometry, eps, offsets, len(residuals)
     ctx.batch_statistics = running_mean is None
@@ -133,11 +138,13 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.given = [True, True, bias is not None, norm_weight is not None, norm_bias is not None]
     # The convolution's results are nobody's to differentiate: zeros for them would cost as much as an operator.
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(weight, norm_weight, mean, variance, *slabs, *convolved, *(results if relu else ()))
+    ctx.save_for_backward(
+        weight, norm_weight, norm_bias if relu else None, mean, variance, *slabs, *convolved, *(results if relu else ())
+    )
 
 
 def _autograd(ctx: Any, grads: list[Tensor | None], *_: Any) -> tuple:
-    weight, norm_weight, mean, variance, *saved = ctx.saved_tensors
+    weight, norm_weight, norm_bias, mean, variance, *saved = ctx.saved_tensors
     count = len(grads)
     slabs, convolved, rectified = saved[:count], saved[count : 2 * count], saved[2 * count :]
     present = [torch.zeros_like(y) if grad is None else grad for grad, y in zip(grads, convolved, strict=True)]
@@ -145,8 +152,8 @@ def _autograd(ctx: Any, grads: list[Tensor | None], *_: Any) -> tuple:
     asked = [any(wanted[0]), wanted[3], wanted[1], wanted[10], wanted[11]]
     needed = [given and asking for given, asking in zip(ctx.given, asked, strict=True)]
     of_slabs, of_weight, of_bias, of_scale, of_shift, of_sums = _backward(
-        present, slabs, convolved, rectified, weight, *ctx.geometry, norm_weight, mean, variance, ctx.parameters,
-        ctx.batch_statistics, ctx.eps, ctx.offsets, needed,
+        present, slabs, convolved, rectified, weight, *ctx.geometry, norm_weight, norm_bias, mean, variance,
+        ctx.parameters, ctx.batch_statistics, ctx.eps, ctx.offsets, ctx.residuals > 0, needed, ctx.backend,
     )  # fmt: skip
     return (
         of_slabs if needed[0] else [None] * count,
@@ -159,11 +166,12 @@ def _autograd(ctx: Any, grads: list[Tensor | None], *_: Any) -> tuple:
         *[None] * 4,
         (of_sums or present) if ctx.residuals else [],
         None,
+        None,
     )
 
 
-_forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _reference, mutates_args=())
-_forward.register_fake(_reference)
+_forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _compute, mutates_args=())
+_forward.register_fake(in_plain_torch(_compute))
 _forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _reference_backward, mutates_args=())
-_backward.register_fake(_reference_backward)
+_backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _compute_backward, mutates_args=())
+_backward.register_fake(in_plain_torch(_compute_backward))

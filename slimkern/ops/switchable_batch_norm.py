@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slimkern.ops.backends import choose
-from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm
+from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch
 from slimkern.ops.checks import check_slabs
 
 OPERATOR = "switchable_batch_norm"
@@ -53,11 +53,11 @@ def switchable_batch_norm(
     norm = BatchNorm(weight, bias, running_mean, running_var, eps)
     check_slabs(OPERATOR, slabs)
     check_batch_norm(OPERATOR, slabs[0], [slab.shape for slab in slabs], norm, offsets, residuals)
-    choose(OPERATOR, slabs[0].device)
-    return _forward(slabs, weight, bias, offsets, running_mean, running_var, eps, residuals, relu)
+    backend = choose(OPERATOR, slabs[0].device)
+    return _forward(slabs, weight, bias, offsets, running_mean, running_var, eps, residuals, relu, backend)
 
 
-def _reference(
+def _compute(
     slabs: Sequence[Tensor],
     weight: Tensor | None,
     bias: Tensor | None,
@@ -67,65 +67,56 @@ def _reference(
     eps: float,
     residuals: Sequence[Tensor],
     relu: bool,
+    backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The operator in plain torch, slab by slab."""
+    """The operator; with the backend torch, slab by slab, its specification."""
     norm = BatchNorm(weight, bias, running_mean, running_var, eps)
-    results, means, variances = zip(
-        *(
-            norm.apply(slab, offset, residual, relu)
-            for slab, offset, residual in zip(slabs, offsets, residuals or [None] * len(slabs), strict=True)
-        ),
-        strict=True,
-    )
-    return list(results), torch.cat(means), torch.cat(variances)
+    return norm.apply_all(slabs, offsets, residuals, relu, backend)
 
 
-def _reference_backward(
+def _compute_backward(
     grads: Sequence[Tensor],
     slabs: Sequence[Tensor],
-    rectified: Sequence[Tensor],
+    results: Sequence[Tensor],
     weight: Tensor | None,
+    bias: Tensor | None,
     offsets: Sequence[int],
     mean: Tensor,
     variance: Tensor,
     parameters: int,
     batch_statistics: bool,
     eps: float,
+    residual: bool,
     needed: Sequence[bool],
+    backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
-    """Gradients of the slabs, the scale, the shift, and of what went into the ReLU, in plain torch.
+    """Gradients of the slabs, the scale, the shift, and of what went into the ReLU where a residual did.
 
-    `rectified` are the forward pass's results where a ReLU followed, else none. What is not `needed` comes back empty.
+    `results` are the forward pass's where a ReLU followed, else none.
     """
-    gradient = BatchNormGradient(weight, parameters, mean, variance, batch_statistics, eps, needed)
-    of_slabs, of_sums = [], []
-    start = 0
-    for place, (slab, grad, offset) in enumerate(zip(slabs, grads, offsets, strict=True)):
-        if rectified:
-            grad = torch.ops.aten.threshold_backward(grad, rectified[place], 0)
-            of_sums.append(grad)
-        of_slabs.append(gradient.backward(grad, slab, offset, start))
-        start += slab.shape[1]
+    norm = BatchNorm(weight, bias, *((None, None) if batch_statistics else (mean, variance)), eps)
+    gradient = BatchNormGradient(norm, parameters, mean, variance, bool(results), needed, backend)
+    of_slabs, of_sums = gradient.backward_all(grads, slabs, results, offsets, 0, residual)
     return of_slabs, gradient.of_weight, gradient.of_bias, of_sums
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    slabs, weight, bias, ctx.offsets, running_mean, _, ctx.eps, residuals, relu = inputs
+    slabs, weight, bias, ctx.offsets, running_mean, _, ctx.eps, residuals, relu, ctx.backend = inputs
     results, mean, variance = output
     ctx.batch_statistics, ctx.residuals = running_mean is None, len(residuals)
     ctx.affine = (weight is not None, bias is not None)
     ctx.dtypes = [None if vector is None else vector.dtype for vector in (weight, bias)]
     ctx.parameters = next((len(vector) for vector in (weight, bias) if vector is not None), 0)
-    ctx.save_for_backward(mean, variance, weight, *slabs, *(results if relu else ()))
+    ctx.save_for_backward(mean, variance, weight, bias if relu else None, *slabs, *(results if relu else ()))
 
 
 def _autograd(ctx: Any, grads: list[Tensor], *_: Tensor) -> tuple:
-    mean, variance, weight, *saved = ctx.saved_tensors
-    slabs, rectified = saved[: len(grads)], saved[len(grads) :]
+    mean, variance, weight, bias, *saved = ctx.saved_tensors
+    slabs, results = saved[: len(grads)], saved[len(grads) :]
     needed = [any(ctx.needs_input_grad[0])] + [has and ctx.needs_input_grad[1 + i] for i, has in enumerate(ctx.affine)]
     of_slabs, of_weight, of_bias, of_sums = _backward(
-        grads, slabs, rectified, weight, ctx.offsets, mean, variance, ctx.parameters, ctx.batch_statistics, ctx.eps,
-        needed,
+        grads, slabs, results, weight, bias, ctx.offsets, mean, variance, ctx.parameters, ctx.batch_statistics, ctx.eps,
+        ctx.residuals > 0, needed, ctx.backend,
     )  # fmt: skip
     return (
         of_slabs if needed[0] else [None] * len(slabs),
@@ -134,11 +125,12 @@ def _autograd(ctx: Any, grads: list[Tensor], *_: Tensor) -> tuple:
         *[None] * 4,
         (of_sums or grads) if ctx.residuals else [],
         None,
+        None,
     )
 
 
-_forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _reference, mutates_args=())
-_forward.register_fake(_reference)
+_forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _compute, mutates_args=())
+_forward.register_fake(in_plain_torch(_compute))
 _forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _reference_backward, mutates_args=())
-_backward.register_fake(_reference_backward)
+_backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _compute_backward, mutates_args=())
+_backward.register_fake(in_plain_torch(_compute_backward))

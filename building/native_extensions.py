@@ -1,0 +1,135 @@
+"""The native core as setuptools extensions: a library of operators for each device, and a module of build information.
+
+The libraries hold no Python, and speak to libtorch through its stable ABI alone. Whatever can't be built is left out
+with a warning, unless `SLIMKERN_BUILD` asks for it: the package then works without.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sysconfig
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from compilation import Compilation, compile_all, link
+from setuptools import Extension
+from setuptools.command.build_ext import build_ext
+from toolchain import BuildError, Toolchain, architectures, code_options, mode, torch_root, version_of
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+CPU, CUDA, REPORT = "slimkern.libslimkern_cpu", "slimkern.libslimkern_cuda", "slimkern._build"
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # libtorch 2.11
+OPTIMISED = ["-std=c++17", "-O3", "-fPIC"]
+# Contraction would give the backward pass other values than the forward pass clamped.
+CXX_OPTIONS = [*OPTIMISED, "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+INSTRUCTION_SETS = {
+    "baseline": [],
+    "avx2": AVX2,
+    "avx512": [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl"))],
+}
+PASSES = CSRC / "cpu" / "passes.cpp"
+
+
+def native_extensions() -> list[Extension]:
+    """The extensions that the compilers at hand allow for; none without a C++ compiler."""
+    toolchain = Toolchain.find()
+    names = [CPU, CUDA] if toolchain.nvcc else [CPU]
+    return [Extension(name, [], optional=True) for name in [*names, REPORT]] if toolchain.cxx else []
+
+
+class BuildNative(build_ext):
+    """Compiles the extensions above, in their order."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """The file of an extension; the libraries' names don't say for which Python they are."""
+        if fullname.rpartition(".")[2] in (CPU.rpartition(".")[2], CUDA.rpartition(".")[2]):
+            return str(Path(*fullname.split("."))) + ".so"
+        return super().get_ext_filename(fullname)
+
+    def build_extensions(self) -> None:
+        """Build what can be built; remember what was left out, and why.
+
+        Raises:
+            SystemExit: what `SLIMKERN_BUILD` asks for can't be built.
+        """
+        self.toolchain = Toolchain.find()
+        self.left_out = dict(self.toolchain.left_out)
+        self.report: dict[str, Any] = {}
+        for extension in self.extensions:
+            target = Path(self.get_ext_fullpath(extension.name))
+            target.unlink(missing_ok=True)
+            part = {CPU: "cpu", CUDA: "cuda"}.get(extension.name, "report")
+            try:
+                {"cpu": self._build_cpu, "cuda": self._build_cuda, "report": self._build_report}[part](target)
+            except BuildError as error:
+                if mode() == "cuda" or mode() == part:
+                    raise SystemExit(f"SLIMKERN_BUILD={mode()}: {part} can't be built: {error}") from None
+                self.left_out[part] = str(error).splitlines()[0]
+                self.warn(f"the native core's {part} part is left out, slimkern works without it: {error}")
+
+    def _build_cpu(self, target: Path) -> None:
+        x86 = platform.machine() in ("x86_64", "AMD64")
+        options = [*CXX_OPTIONS, *self._torch_options(), *(["-DSLIMKERN_X86"] if x86 else [])]
+        sources = sorted({CSRC / "library.cpp", *(CSRC / "cpu").glob("*.cpp")} - {PASSES})
+        compilations = [self._compilation(self.toolchain.cxx, source, options) for source in sources]
+        for name in INSTRUCTION_SETS if x86 else ["baseline"]:
+            own = [*options, f"-DSLIMKERN_ISA={name}", *INSTRUCTION_SETS[name]]
+            compilations.append(self._compilation(self.toolchain.cxx, PASSES, own, f"_{name}"))
+        link([self.toolchain.cxx], compile_all(compilations), target, self._libraries())
+        self.report["cpu"] = {
+            "compiler": version_of(str(self.toolchain.cxx)),
+            "flags": " ".join([*CXX_OPTIONS, STABLE_ABI]),
+            "instruction sets": list(INSTRUCTION_SETS) if x86 else [f"baseline ({platform.machine()})"],
+        }
+
+    def _build_cuda(self, target: Path) -> None:
+        if "cpu" in self.left_out:
+            raise BuildError("it needs the cpu part")
+        nvcc, listed = self.toolchain.nvcc, architectures()
+        flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", *code_options(listed)]
+        options = [*flags, *self._torch_options(), f"-ccbin={self.toolchain.cxx}"]
+        sources = sorted((CSRC / "cuda").glob("*.cu"))
+        objects = compile_all([self._compilation(nvcc, source, options) for source in sources])
+        # The CUDA runtime goes in: its version needn't be the one that torch brings.
+        link([nvcc, f"-ccbin={self.toolchain.cxx}", "-cudart=static"], objects, target, self._libraries("-Xlinker="))
+        self.report["cuda"] = {
+            "compiler": version_of(str(nvcc)),
+            "flags": " ".join([*flags, STABLE_ABI]),
+            "architectures": listed,
+        }
+
+    def _build_report(self, target: Path) -> None:
+        try:
+            import pybind11
+        except ImportError:
+            raise BuildError("pybind11 is not installed where the build runs") from None
+        torch_version = version("torch") if "cpu" in self.report else None
+        text = json.dumps(self.report | {"built against torch": torch_version, "left out": self.left_out})
+        generated = Path(self.build_temp) / "generated"
+        generated.mkdir(parents=True, exist_ok=True)
+        header = f'#define SLIMKERN_BUILD_REPORT R"json({text})json"\n'
+        if not (generated / "report.h").exists() or (generated / "report.h").read_text() != header:
+            (generated / "report.h").write_text(header)
+        folders = [generated, Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
+        options = [*OPTIMISED[:1], "-O1", "-fPIC", "-fvisibility=hidden", *(f"-I{folder}" for folder in folders)]
+        source = CSRC / "build_report.cpp"
+        objects = compile_all([self._compilation(self.toolchain.cxx, source, options, "", [generated / "report.h"])])
+        link([self.toolchain.cxx], objects, target, [])
+
+    def _compilation(
+        self, compiler: str | None, source: Path, options: list[str], suffix: str = "", more: list[Path] | None = None
+    ) -> Compilation:
+        stem = "_".join(source.relative_to(CSRC).with_suffix("").parts)
+        output = Path(self.build_temp) / "native" / f"{stem}{suffix}{source.suffix}.o"
+        command = [str(compiler), *options, f"-I{CSRC}", "-c", str(source), "-o", str(output)]
+        return Compilation(command, [source, *sorted(CSRC.rglob("*.h")), *(more or [])], output)
+
+    def _torch_options(self) -> list[str]:
+        return [STABLE_ABI, "-isystem", str(torch_root() / "include")]
+
+    def _libraries(self, prefix: str = "-Wl,") -> list[str]:
+        # libtorch.so stands for whatever libraries this torch has; the process has loaded them already.
+        return [f"{prefix}--no-as-needed", f"-L{torch_root() / 'lib'}", "-ltorch", "-ltorch_cpu"]

@@ -1,0 +1,41 @@
+#include "cpu/passes.h"
+
+namespace slimkern::cpu {
+
+extern const Passes passes_baseline[3];
+#if defined(SLIMKERN_X86)
+extern const Passes passes_avx2[3];
+extern const Passes passes_avx512[3];
+#endif
+
+namespace {
+
+struct Choice {
+  const Passes* table;
+  const char* name;
+};
+
+Choice best() {
+#if defined(SLIMKERN_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return {passes_avx512, "avx512"};
+  if (avx2) return {passes_avx2, "avx2"};
+#endif
+  return {passes_baseline, "baseline"};
+}
+
+const Choice& choice() {
+  static const Choice chosen = best();
+  return chosen;
+}
+
+}  // namespace
+
+const Passes& passes(Element element) { return choice().table[static_cast<int>(element)]; }
+
+const char* instruction_set() { return choice().name; }
+
+}  // namespace slimkern::cpu

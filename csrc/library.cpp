@@ -1,0 +1,15 @@
+// The operators that Python calls where compiled kernels serve; schema, fake and autograd of the public operators stay
+// in Python. Written against libtorch's stable ABI, so that one build serves any PyTorch from 2.11 on.
+
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(slimkern_native, library) {
+  library.def(
+      "batch_norm_forward(Tensor[] slabs, Tensor? weight, Tensor? bias, int[] offsets, Tensor? running_mean, "
+      "Tensor? running_var, float eps, Tensor[] residuals, bool relu, Tensor? moments=None) -> "
+      "(Tensor[], Tensor, Tensor)");
+  library.def(
+      "batch_norm_backward(Tensor[] grads, Tensor[] slabs, Tensor[] results, Tensor? weight, Tensor? bias, "
+      "int[] offsets, Tensor mean, Tensor variance, bool batch_statistics, float eps, bool relu, bool to_slabs, "
+      "Tensor(a!)? to_weight, Tensor(b!)? to_bias) -> (Tensor[], Tensor[])");
+}

@@ -1,0 +1,113 @@
+// The CPU's batch norm on threads of the standard library, which sanitizers understand, against doubles.
+
+#include <string>
+
+#include "cpu/switchable_batch_norm.h"
+#include "slabs.h"
+
+using namespace slimkern::cpu;
+
+namespace {
+
+constexpr double kEps = 1e-3;
+
+// A value in memory as the element has it; eighths lose nothing.
+std::vector<char> stored(const std::vector<double>& values, Element element) {
+  std::vector<char> bytes(values.size() * bytes_of(element));
+  for (size_t place = 0; place < values.size(); ++place) {
+    const float value = static_cast<float>(values[place]);
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if (element == Element::float32) std::memcpy(&bytes[place * 4], &bits, 4);
+    uint16_t half = static_cast<uint16_t>(bits >> 16);
+    if (element == Element::float16)
+      half = bits << 1 ? static_cast<uint16_t>((bits >> 16 & 0x8000) | ((bits >> 13 & 0x3ffff) - (112 << 10))) : 0;
+    if (element != Element::float32) std::memcpy(&bytes[place * 2], &half, 2);
+  }
+  return bytes;
+}
+
+std::vector<float> read(const std::vector<char>& bytes, Element element) {
+  std::vector<float> values(bytes.size() / bytes_of(element));
+  for (size_t place = 0; place < values.size(); ++place) {
+    if (element == Element::float32) {
+      std::memcpy(&values[place], &bytes[place * 4], 4);
+      continue;
+    }
+    uint16_t half;
+    std::memcpy(&half, &bytes[place * 2], 2);
+    const uint32_t word = static_cast<uint32_t>(half) << 16;
+    if (element == Element::bfloat16) std::memcpy(&values[place], &word, 4);
+    if (element == Element::float16)
+      values[place] = std::ldexp(half & 0x7c00 ? 0x400 | (half & 0x3ff) : half & 0x3ff,
+                                 std::max(half >> 10 & 0x1f, 1) - 25) * (half & 0x8000 ? -1 : 1);
+  }
+  return values;
+}
+
+void check(const std::vector<Shape>& shapes, Element element, bool residual, bool relu) {
+  const double tolerance = element == Element::float32 ? 1e-5 : element == Element::float16 ? 2e-3 : 1e-2;
+  std::mt19937 random(1);
+  int64_t channels = 0;
+  for (const Shape& shape : shapes) channels += shape.channels;
+  const std::vector<double> weight = drawn(random, channels);
+  std::vector<double> bias = drawn(random, channels);
+  for (double& value : bias) value += 0x1.357p-5;  // or results that should be zero would be so up to rounding
+  const std::vector<float> weights(weight.begin(), weight.end()), biases(bias.begin(), bias.end());
+  std::vector<TrueSlab> truths;
+  std::vector<std::vector<char>> xs, residuals, grads, ys, to_sums, to_xs;
+  for (const Shape& shape : shapes) {
+    const int64_t count = shape.pixels * shape.channels;
+    truths.push_back({shape, drawn(random, count), drawn(random, count), drawn(random, count), {}, {}, {}, {}, {}, {}, {}});
+    xs.push_back(stored(truths.back().x, element));
+    residuals.push_back(stored(truths.back().residual, element));
+    grads.push_back(stored(truths.back().grad, element));
+    for (auto* results : {&ys, &to_sums, &to_xs}) results->emplace_back(count * bytes_of(element), '\xff');
+  }
+
+  const Norm norm{element, kEps, relu, weights.data(), biases.data()};
+  std::vector<float> mean(channels), variance(channels), to_weight(channels), to_bias(channels);
+  std::vector<ForwardSlab> forward;
+  std::vector<BackwardSlab> backward;
+  int64_t start = 0;
+  for (size_t place = 0; place < shapes.size(); ++place) {
+    const Slab slab{shapes[place].pixels, shapes[place].channels, start, start, xs[place].data()};
+    forward.push_back({slab, residual ? residuals[place].data() : nullptr, ys[place].data()});
+    const bool masks = relu && residual;
+    backward.push_back({slab, grads[place].data(), masks ? ys[place].data() : nullptr,
+                        masks ? to_sums[place].data() : nullptr, to_xs[place].data()});
+    start += shapes[place].channels;
+  }
+  batch_norm_forward(norm, forward, {}, mean.data(), variance.data());
+  batch_norm_backward(norm, backward, true, mean.data(), variance.data(), to_weight.data(), to_bias.data());
+
+  start = 0;
+  for (size_t place = 0; place < shapes.size(); ++place) {
+    TrueSlab& truth = truths[place];
+    normalise(truth, kEps, weight, bias, start, residual, relu);
+    const auto own = [&](const std::vector<float>& vector) {
+      return std::vector<float>(vector.begin() + start, vector.begin() + start + truth.shape.channels);
+    };
+    check_near("mean", own(mean), truth.mean, 1e-6);
+    check_near("variance", own(variance), truth.variance, 1e-5);
+    check_near("y", read(ys[place], element), truth.y, tolerance);
+    if (relu && residual) check_near("to_sum", read(to_sums[place], element), truth.to_sum, tolerance);
+    check_near("to_x", read(to_xs[place], element), truth.to_x, tolerance);
+    check_near("to_weight", own(to_weight), truth.to_weight, 1e-5);
+    check_near("to_bias", own(to_bias), truth.to_bias, 1e-5);
+    start += truth.shape.channels;
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (Element element : {Element::float32, Element::bfloat16, Element::float16})
+    for (bool residual : {false, true})
+      for (bool relu : {false, true}) {
+        check({{35, 1}, {35, 3}, {35, 17}, {35, 64}}, element, residual, relu);
+        check({{9, 2049}}, element, residual, relu);
+        check({{3000, 16}, {3000, 48}, {3000, 64}}, element, residual, relu);
+      }
+  std::printf("passed with %s\n", instruction_set());
+}

@@ -1,0 +1,69 @@
+#pragma once
+
+// Slabs of random values, and their batch norm in doubles, for programs that test kernels without libtorch.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "check.h"
+
+struct Shape {
+  int64_t pixels;
+  int64_t channels;
+};
+
+// One slab as plain numbers, pixel after pixel.
+struct TrueSlab {
+  Shape shape;
+  std::vector<double> x, residual, grad, y, to_sum, to_x, mean, variance, to_weight, to_bias;
+};
+
+inline std::vector<double> drawn(std::mt19937& random, int64_t count) {
+  // Eighths are exact in all dtypes.
+  std::uniform_int_distribution<int> eighths(-16, 16);
+  std::vector<double> values(count);
+  for (double& value : values) value = eighths(random) / 8.0;
+  return values;
+}
+
+inline void normalise(TrueSlab& slab, double eps, const std::vector<double>& weight, const std::vector<double>& bias,
+                      int64_t offset, bool residual, bool relu) {
+  const auto [pixels, channels] = slab.shape;
+  slab.y.resize(pixels * channels);
+  slab.to_sum = slab.to_x = slab.y;
+  slab.mean.assign(channels, 0);
+  slab.variance = slab.to_weight = slab.to_bias = slab.mean;
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t p = 0; p < pixels; ++p) slab.mean[c] += slab.x[p * channels + c] / pixels;
+    for (int64_t p = 0; p < pixels; ++p) slab.variance[c] += std::pow(slab.x[p * channels + c] - slab.mean[c], 2) / pixels;
+    const double inverse = 1 / std::sqrt(slab.variance[c] + eps);
+    for (int64_t p = 0; p < pixels; ++p) {
+      const int64_t here = p * channels + c;
+      const double hat = (slab.x[here] - slab.mean[c]) * inverse;
+      const double y = hat * weight[offset + c] + bias[offset + c] + (residual ? slab.residual[here] : 0);
+      slab.y[here] = relu && y < 0 ? 0 : y;
+      slab.to_sum[here] = relu && y <= 0 ? 0 : slab.grad[here];
+      slab.to_bias[c] += slab.to_sum[here];
+      slab.to_weight[c] += slab.to_sum[here] * hat;
+    }
+    for (int64_t p = 0; p < pixels; ++p) {
+      const int64_t here = p * channels + c;
+      const double hat = (slab.x[here] - slab.mean[c]) * inverse;
+      slab.to_x[here] = weight[offset + c] * inverse *
+                        (slab.to_sum[here] - slab.to_bias[c] / pixels - hat * slab.to_weight[c] / pixels);
+    }
+  }
+}
+
+template <typename Given>
+void check_near(const char* name, const Given& given, const std::vector<double>& truth, double tolerance) {
+  CHECK(given.size() >= truth.size(), "%s: %zu values for %zu", name, given.size(), truth.size());
+  double scale = 1e-3;
+  for (double value : truth) scale = std::max(scale, std::abs(value));
+  for (size_t place = 0; place < truth.size(); ++place)
+    CHECK(std::abs(given[place] - truth[place]) <= tolerance * scale, "%s[%zu] is %g, should be %g", name, place,
+          double(given[place]), truth[place]);
+}
