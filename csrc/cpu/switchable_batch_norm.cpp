@@ -32,7 +32,7 @@ void batch_moments(const Norm& norm, const std::vector<ForwardSlab>& slabs, cons
   tasks.run([&](int64_t place, const Task& task) {
     const int64_t columns = tasks.fold_of(task).columns, here = tasks.columns[place];
     const Stretch x(tasks, task, norm.element, slabs[task.slab].x);
-    std::vector<float> scratch(2 * columns);
+    std::vector<float> scratch(3 * columns);
     pass.moments(x.get(), task.rows, columns, scratch.data(), &means[here], &squares[here]);
   });
   for (int64_t place = 0; place < static_cast<int64_t>(slabs.size()); ++place)
@@ -121,7 +121,7 @@ void backward_group(const Norm& norm, const std::vector<BackwardSlab>& slabs, bo
     const Stretch x(tasks, task, norm.element, slab.x), grad(tasks, task, norm.element, slab.grad),
         result(tasks, task, norm.element, slab.result);
     Stretch to_sum(tasks, task, norm.element, slab.to_sum, false);
-    std::vector<float> scratch(2 * columns);
+    std::vector<float> scratch(3 * columns);
     pass.reduce(grad.get(), x.get(), result.get(), to_sum.get(), task.rows, columns,
                 table.of<ColumnAffine>(tasks, task.slab), mask_of(norm, slab), scratch.data(), &sums[here],
                 &dots[here]);

@@ -76,7 +76,8 @@ __global__ void __launch_bounds__(kThreads, 2) moments_kernel(const __grid_const
 #pragma unroll
   for (int lane = 0; lane < kLanes; ++lane) {
     const float off = count ? sum[lane] / count : 0.0f;
-    moments[lane] = {count, shift[lane] + off, fmaxf(squares[lane] - off * sum[lane], 0.0f)};
+    const float rounded = squares[lane] - off * sum[lane];
+    moments[lane] = {count, shift[lane] + off, rounded < 0.0f ? 0.0f : rounded};
   }
   combine_over_pixels(moments, own.row.tiling.across_bits,
                       [](const Moments<float>& a, const Moments<float>& b) { return merged(a, b); });
