@@ -46,9 +46,11 @@ class Stage:
         return torch.randn(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
 
     def by_torch(self) -> None:
-        for slab, grad, (weight, bias) in zip(self.slabs, self.grads, self.parts, strict=True):
-            result = F.relu(F.batch_norm(slab, None, None, weight, bias, True), inplace=True)
-            torch.autograd.grad(result, [slab, weight, bias], grad)
+        results = [
+            F.relu(F.batch_norm(slab, None, None, weight, bias, True), inplace=True)
+            for slab, (weight, bias) in zip(self.slabs, self.parts, strict=True)
+        ]
+        torch.autograd.grad(results, [*self.slabs, *(vector for pair in self.parts for vector in pair)], self.grads)
 
     def by_slimkern(self) -> None:
         results, *_ = switchable_batch_norm(self.slabs, self.weight, self.bias, self.offsets, relu=True)
