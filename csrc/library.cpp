@@ -12,4 +12,6 @@ STABLE_TORCH_LIBRARY(slimkern_native, library) {
       "batch_norm_backward(Tensor[] grads, Tensor[] slabs, Tensor[] results, Tensor? weight, Tensor? bias, "
       "int[] offsets, Tensor mean, Tensor variance, bool batch_statistics, float eps, bool relu, bool to_slabs, "
       "Tensor(a!)? to_weight, Tensor(b!)? to_bias) -> (Tensor[], Tensor[])");
+  library.def("pack_weights(Tensor[] weights, int[] parts, Tensor(a!) packed) -> ()");
+  library.def("pack_weights_backward(Tensor packed, int[] parts, Tensor(a!)[] to_weights) -> ()");
 }

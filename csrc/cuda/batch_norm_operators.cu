@@ -6,25 +6,13 @@
 #include <tuple>
 
 #include "common/arguments.h"
+#include "common/elements.h"
 #include "cuda/switchable_batch_norm.cuh"
 
 namespace slimkern::cuda {
 namespace {
 
 constexpr int64_t kEnoughBlocks = 1024;  // to keep the largest GPUs busy
-
-Element element_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return Element::float32;
-    case ScalarType::BFloat16:
-      return Element::bfloat16;
-    case ScalarType::Half:
-      return Element::float16;
-    default:
-      STD_TORCH_CHECK(false, "slabs must be float32, bfloat16 or float16");
-  }
-}
 
 cudaStream_t current_stream(const Tensor& tensor) {
   void* stream = nullptr;
@@ -45,7 +33,7 @@ bool is_wide(const std::vector<Tensor>& tensors, int64_t lanes) {
 }
 
 Access access_of(const std::vector<Tensor>& slabs, std::initializer_list<std::vector<Tensor>> others) {
-  Access access{element_of(slabs[0]), true};
+  Access access{element_of<Element>("slabs", slabs[0]), true};
   const int64_t lanes = access.lanes();
   access.wide = is_wide(slabs, lanes) && std::all_of(others.begin(), others.end(), [&](const auto& tensors) {
                   return is_wide(tensors, lanes);
