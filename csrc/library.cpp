@@ -14,4 +14,11 @@ STABLE_TORCH_LIBRARY(slimkern_native, library) {
       "Tensor(a!)? to_weight, Tensor(b!)? to_bias) -> (Tensor[], Tensor[])");
   library.def("pack_weights(Tensor[] weights, int[] parts, Tensor(a!) packed) -> ()");
   library.def("pack_weights_backward(Tensor packed, int[] parts, Tensor(a!)[] to_weights) -> ()");
+  library.def(
+      "ragged_head(Tensor[] slabs, Tensor weight, Tensor? bias, Tensor labels, int in_offset, int first, int last) -> "
+      "(Tensor, Tensor[], Tensor)");
+  library.def(
+      "ragged_head_backward(Tensor to_losses, Tensor[] to_logits, Tensor[] logits, Tensor pooled, Tensor weight, "
+      "Tensor labels, int in_offset, int first, int last, int[] channels, Tensor(a!)[] to_slabs, "
+      "Tensor(b!)? to_weight, Tensor(c!)? to_bias) -> ()");
 }

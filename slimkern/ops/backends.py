@@ -14,6 +14,7 @@ BACKENDS = ("torch", "triton", "native")
 
 OPERATORS: dict[str, tuple[str, ...]] = {
     "pack_weights": ("native", "torch"),
+    "ragged_head": ("native", "torch"),
     "scroll_conv2d": ("torch",),
     "scroll_conv2d_batch_norm": ("native", "torch"),
     "scroll_linear": ("torch",),
