@@ -1,5 +1,4 @@
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -7,23 +6,13 @@
 
 #include "common/arguments.h"
 #include "common/elements.h"
+#include "cuda/launches.h"
 #include "cuda/switchable_batch_norm.cuh"
 
 namespace slimkern::cuda {
 namespace {
 
 constexpr int64_t kEnoughBlocks = 1024;  // to keep the largest GPUs busy
-
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
-void check_launches() {
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "a batch norm kernel could not be launched: ", cudaGetErrorString(error));
-}
 
 // All tensors that a pass touches can be read 16 bytes at a time: whole vectors of channels, at aligned addresses.
 bool is_wide(const std::vector<Tensor>& tensors, int64_t lanes) {
@@ -87,7 +76,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(
     const std::optional<Tensor>& moments) {
   check_forward(slabs, offsets, running_mean, running_var, residuals, moments);
   const auto vector = [&](const char* name, const auto& given) { return vector_of(name, given, slabs, offsets); };
-  const torch::stable::accelerator::DeviceGuard guard(slabs[0].get_device_index());
+  const DeviceGuard guard(slabs[0].get_device_index());
   const cudaStream_t stream = current_stream(slabs[0]);
   const std::vector<Tensor> results = empty_like(slabs);
   const Tensor mean = statistics_like(slabs), variance = statistics_like(slabs);
@@ -124,7 +113,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(
     }
     launch_normalise(access, rows, affines, relu, stream);
   }
-  check_launches();
+  check_launches("batch norm");
   return {results, mean, variance};
 }
 
@@ -135,7 +124,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
     const std::optional<Tensor>& to_weight, const std::optional<Tensor>& to_bias) {
   check_backward(grads, slabs, results, offsets, mean, variance);
   const auto vector = [&](const char* name, const auto& given) { return vector_of(name, given, slabs, offsets); };
-  const torch::stable::accelerator::DeviceGuard guard(slabs[0].get_device_index());
+  const DeviceGuard guard(slabs[0].get_device_index());
   const cudaStream_t stream = current_stream(slabs[0]);
   const std::vector<Tensor> of_slabs = to_slabs ? empty_like(slabs) : std::vector<Tensor>{};
   const std::vector<Tensor> of_sums = relu && !results.empty() ? empty_like(slabs) : std::vector<Tensor>{};
@@ -169,7 +158,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
       rows.row[place].other = rows.row[place].to_sum;
     launch_differentiate(access, rows, affines, slopes, relu && of_sums.empty(), stream);
   }
-  check_launches();
+  check_launches("batch norm");
   return {of_slabs, of_sums};
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -193,7 +194,7 @@ def _has_even_taps(weight: Tensor) -> bool:
     axes = [axis for axis in range(2, weight.dim()) if weight.shape[axis] > 1]
     return all(
         weight.stride(outer) == weight.stride(inner) * weight.shape[inner]
-        for outer, inner in zip(axes, axes[1:], strict=False)
+        for outer, inner in pairwise(axes)
     )
 
 

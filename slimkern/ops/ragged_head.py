@@ -30,8 +30,8 @@ def ragged_head(
 ) -> tuple[Tensor, list[Tensor]]:
     """Pool each slab, classify it by the head's part of its features, and take the loss over a range of classes.
 
-    logits[n, k] = sum_j weight[k, (j + in_offset) mod C] * mean of slab[n, j] + bias[k]; the loss of a width is the mean
-    over the images of log(sum of exp(logits[n, first:last])) - logits[n, labels[n]].
+    logits[n, k] = sum_j weight[k, (j + in_offset) mod C] * mean of slab[n, j] + bias[k]; the loss of a width is the
+    mean over the images of log(sum of exp(logits[n, first:last])) - logits[n, labels[n]].
 
     Args:
         slabs: [N, C_s, H, W] or already pooled [N, C_s] each; float64, float32, bfloat16 or float16.
