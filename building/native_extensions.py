@@ -91,7 +91,8 @@ class BuildNative(build_ext):
     def _build_cuda(self, target: Path) -> None:
         if "cpu" in self.left_out:
             raise BuildError("it needs the cpu part")
-        nvcc, listed = self.toolchain.nvcc, architectures()
+        nvcc = str(self.toolchain.nvcc)
+        listed = architectures(nvcc)
         flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", *code_options(listed)]
         options = [*flags, *self._torch_options(), f"-ccbin={self.toolchain.cxx}"]
         sources = sorted((CSRC / "cuda").glob("*.cu"))
@@ -99,7 +100,7 @@ class BuildNative(build_ext):
         # The CUDA runtime goes in: its version needn't be the one that torch brings.
         link([nvcc, f"-ccbin={self.toolchain.cxx}", "-cudart=static"], objects, target, self._libraries("-Xlinker="))
         self.report["cuda"] = {
-            "compiler": version_of(str(nvcc)),
+            "compiler": version_of(nvcc),
             "flags": " ".join([*flags, STABLE_ABI]),
             "architectures": listed,
         }

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MODES = ("auto", "cpu", "cuda", "none")
-DEFAULT_ARCHITECTURES = "8.0;9.0a;10.0+PTX"
+TOOLKIT = "/usr/local/cuda"
+DEFAULT_ARCHITECTURES = ("8.0", "9.0a", "10.0")
 
 
 class BuildError(Exception):
@@ -51,7 +52,7 @@ class Toolchain:
         found, left_out = _find(asked)
         missing = [part for part in ("cpu", "cuda") if part in left_out and asked in (part, "cuda")]
         if missing:
-            raise SystemExit(f"SLIMKERN_BUILD={asked}: {'; '.join(left_out[part] for part in missing)}")
+            raise SystemExit(f"SLIMKERN_BUILD={asked}: {'; '.join(dict.fromkeys(left_out[part] for part in missing))}")
         return cls(found.get("cxx"), found.get("nvcc"), left_out)
 
 
@@ -73,7 +74,7 @@ def _find(asked: str) -> tuple[dict[str, str], dict[str, str]]:
 def _find_nvcc() -> str | None:
     homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
     places = [str(Path(home) / "bin" / "nvcc") for home in homes if home]
-    return next(filter(None, map(shutil.which, [*places, "nvcc", "/usr/local/cuda/bin/nvcc"])), None)
+    return next(filter(None, map(shutil.which, [*places, "nvcc", f"{TOOLKIT}/bin/nvcc"])), None)
 
 
 def torch_root() -> Path:
@@ -99,19 +100,32 @@ def version_of(compiler: str) -> str:
     return next((line for line in lines if "release" in line), lines[0] if lines else "unknown version")
 
 
-def architectures() -> list[str]:
+def architectures(nvcc: str) -> list[str]:
     """The CUDA architectures to compile for: those of `TORCH_CUDA_ARCH_LIST`, such as 8.0;9.0a;10.0+PTX.
 
     Raises:
         BuildError: an architecture is no such number.
     """
-    listed = re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or DEFAULT_ARCHITECTURES)
+    asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    if not asked:
+        return _default_architectures(nvcc)
+    listed = re.split(r"[;,\s]+", asked)
     for architecture in listed:
         if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", architecture):
             raise BuildError(
-                f"TORCH_CUDA_ARCH_LIST holds {architecture!r}; it takes numbers such as {listed[:1]}, 9.0a"
+                f"TORCH_CUDA_ARCH_LIST holds {architecture!r}; it takes numbers such as 8.0, 9.0a, 10.0+PTX"
             )
     return listed
+
+
+def _default_architectures(nvcc: str) -> list[str]:
+    """Those of the default ones that this nvcc knows, the newest also for GPUs to come."""
+    said = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    known = {name.removeprefix("compute_") for name in said.split()}
+    fitting = [listed for listed in DEFAULT_ARCHITECTURES if re.sub(r"\D", "", listed) in known]
+    if not fitting:
+        raise BuildError(f"{nvcc} knows none of the architectures {', '.join(DEFAULT_ARCHITECTURES)}")
+    return [*fitting[:-1], f"{fitting[-1]}+PTX"]
 
 
 def code_options(listed: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from slimkern.ops import backends
+from slimkern.ops import backends, native
 
 EXTRAS = {
     "train": ("torchvision", "rich", "tyro", "scikit-learn"),
@@ -17,7 +17,7 @@ EXTRAS = {
 
 
 def describe() -> str:
-    """Versions, devices, which backend serves each operator and why not another, and the missing extras."""
+    """Versions, devices, which backend serves each operator and why not another, the native core, the extras."""
     import slimkern
 
     lines = [
@@ -31,7 +31,7 @@ def describe() -> str:
         lines.append(f"  {operator}: {_chosen(operator)}")
         refusals = [(backend, backends.why_not(operator, backend)) for backend in backends.BACKENDS]
         lines += [f"    {backend}: {reason}" for backend, reason in refusals if reason]
-    lines += ["", "extras"]
+    lines += ["", "native core", *_native_core(), "", "extras"]
     for extra, packages in EXTRAS.items():
         missing = [package for package in packages if _version(package) is None]
         state = f"missing {', '.join(missing)}; pip install 'slimkern[{extra}]'" if missing else "installed"
@@ -44,6 +44,26 @@ def _chosen(operator: str) -> str:
         return backends.choose(operator, "cpu")
     except ValueError as error:
         return str(error)
+
+
+def _native_core() -> list[str]:
+    report = native.report() or {}
+    lines = []
+    for device in native.LIBRARIES:
+        built = report.get(device)
+        if reason := native.why_unavailable(device):
+            lines.append(f"  {device}: missing, {reason}")
+        elif built is None:
+            lines.append(f"  {device}: loaded; how it was built is not on record")
+        else:
+            targets = ", ".join(built.get("architectures") or built["instruction sets"])
+            lines.append(
+                f"  {device}: for {targets}; by {built['compiler']} against torch {report['built against torch']}"
+            )
+            lines.append(f"    {built['flags']}")
+    if any(map(native.why_unavailable, native.LIBRARIES)):
+        lines.append(f"  to get what is missing: {native.HOW_TO_BUILD}")
+    return lines
 
 
 def _devices() -> list[str]:

@@ -59,14 +59,15 @@ inline void for_tiles(int64_t columns, const Tile& tile) {
 template <typename Kind>
 void moments(const void* source, int64_t rows, int64_t columns, float* scratch, double* mean, double* squares) {
   const auto* x = static_cast<const typename Kind::Stored*>(source);
-  float *block_mean = scratch, *block_squares = scratch + columns;
+  float *block_near = scratch, *block_off = scratch + columns, *block_squares = scratch + 2 * columns;
   const int64_t step = rows_a_block(columns);
   for (int64_t first = 0; first < rows; first += step) {
     const int64_t count = smaller(step, rows - first);
     const auto* block = x + first * columns;
     for_tiles(columns, [&](int64_t column, auto width) {
       constexpr int kWidth = width;
-      Floats sum[kWidth] = {}, around[kWidth] = {};
+      // A sum of large values is inexact: what is off from the mean it gives is summed up again.
+      Floats sum[kWidth] = {}, offs[kWidth] = {}, squared[kWidth] = {};
       for (int64_t row = 0; row < count; ++row)
         for (int v = 0; v < kWidth; ++v) {
           const auto* here = block + row * columns + column + v * kLanes;
@@ -77,19 +78,25 @@ void moments(const void* source, int64_t rows, int64_t columns, float* scratch, 
       for (int64_t row = 0; row < count; ++row)
         for (int v = 0; v < kWidth; ++v) {
           const Floats off = load<Kind>(block + row * columns + column + v * kLanes) - sum[v];
-          around[v] += off * off;
+          offs[v] += off;
+          squared[v] += off * off;
         }
       for (int v = 0; v < kWidth; ++v) {
-        store<Float32>(block_mean + column + v * kLanes, sum[v]);
-        store<Float32>(block_squares + column + v * kLanes, around[v]);
+        store<Float32>(block_near + column + v * kLanes, sum[v]);
+        store<Float32>(block_off + column + v * kLanes, offs[v]);
+        store<Float32>(block_squares + column + v * kLanes, squared[v]);
       }
     });
     // All columns have seen equally many values, so the shares of `merged` are the same for all.
     const double share = static_cast<double>(count) / (first + count);
     for (int64_t column = 0; column < columns; ++column) {
-      const double off = first ? block_mean[column] - mean[column] : 0.0;
-      mean[column] = first ? mean[column] + off * share : block_mean[column];
-      squares[column] = (first ? squares[column] : 0.0) + block_squares[column] + off * off * (first * share);
+      const double beside = block_off[column] / static_cast<double>(count);
+      const double own_mean = block_near[column] + beside;
+      const double rounded = block_squares[column] - beside * block_off[column];
+      const double own_squares = rounded < 0 ? 0 : rounded;
+      const double apart = first ? own_mean - mean[column] : 0.0;
+      mean[column] = first ? mean[column] + apart * share : own_mean;
+      squares[column] = (first ? squares[column] : 0.0) + own_squares + apart * apart * (first * share);
     }
   }
 }

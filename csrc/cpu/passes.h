@@ -26,7 +26,7 @@ struct ColumnSlope {
 enum class Mask { none, recomputed, result };
 
 // The loops over rows by columns, compiled once for each instruction set. Columns are a multiple of kColumnUnit;
-// pointers need no alignment; scratch holds 2 * columns values;
+// pointers need no alignment; scratch holds 3 * columns values;
 // results too large to be found in the caches again are best written past them.
 struct Passes {
   // Mean and sum of squared deviations of each column.

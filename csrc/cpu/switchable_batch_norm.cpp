@@ -32,7 +32,7 @@ void batch_moments(const Norm& norm, const std::vector<ForwardSlab>& slabs, cons
   tasks.run([&](int64_t place, const Task& task) {
     const int64_t columns = tasks.fold_of(task).columns, here = tasks.columns[place];
     const Stretch x(tasks, task, norm.element, slabs[task.slab].x);
-    std::vector<float> scratch(2 * columns);
+    std::vector<float> scratch(3 * columns);
     pass.moments(x.get(), task.rows, columns, scratch.data(), &means[here], &squares[here]);
   });
   for (int64_t place = 0; place < static_cast<int64_t>(slabs.size()); ++place)
@@ -50,8 +50,8 @@ Mask mask_of(const Norm& norm, const BackwardSlab& slab) {
   return !norm.relu ? Mask::none : slab.result ? Mask::result : Mask::recomputed;
 }
 
-// What several tensors of a slab's size may take of the last-level cache.
-constexpr int64_t kCachedBytes = 1 << 22;
+constexpr int64_t kCachedBytes = 1 << 19;    // of slabs whose tensors stay in a core's own cache together
+constexpr int64_t kUncachedBytes = 1 << 20;  // of a slab whose result is best written past the caches
 
 int64_t bytes(const Norm& norm, const Slab& slab) { return slab.pixels * slab.channels * bytes_of(norm.element); }
 
@@ -104,7 +104,7 @@ void forward_group(const Norm& norm, const std::vector<ForwardSlab>& slabs, cons
     const Stretch x(tasks, task, norm.element, slab.x), residual(tasks, task, norm.element, slab.residual);
     Stretch result(tasks, task, norm.element, slab.result, false);
     pass.normalise(x.get(), residual.get(), result.get(), task.rows, tasks.fold_of(task).columns,
-                   table.of<ColumnAffine>(tasks, task.slab), norm.relu, bytes(norm, slab) > kCachedBytes);
+                   table.of<ColumnAffine>(tasks, task.slab), norm.relu, bytes(norm, slab) > kUncachedBytes);
     result.write();
   });
 }
@@ -121,7 +121,7 @@ void backward_group(const Norm& norm, const std::vector<BackwardSlab>& slabs, bo
     const Stretch x(tasks, task, norm.element, slab.x), grad(tasks, task, norm.element, slab.grad),
         result(tasks, task, norm.element, slab.result);
     Stretch to_sum(tasks, task, norm.element, slab.to_sum, false);
-    std::vector<float> scratch(2 * columns);
+    std::vector<float> scratch(3 * columns);
     pass.reduce(grad.get(), x.get(), result.get(), to_sum.get(), task.rows, columns,
                 table.of<ColumnAffine>(tasks, task.slab), mask_of(norm, slab), scratch.data(), &sums[here],
                 &dots[here]);
@@ -155,7 +155,7 @@ void backward_group(const Norm& norm, const std::vector<BackwardSlab>& slabs, bo
     Stretch to_x(tasks, task, norm.element, slab.to_x, false);
     pass.differentiate(grad.get(), x.get(), to_x.get(), task.rows, tasks.fold_of(task).columns,
                        table.of<ColumnAffine>(tasks, task.slab), slopes.of<ColumnSlope>(tasks, task.slab), mask,
-                       bytes(norm, slab) > kCachedBytes);
+                       bytes(norm, slab) > kUncachedBytes);
     to_x.write();
   });
 }

@@ -1,6 +1,7 @@
 // The second step of the sums: one thread a channel adds up what the blocks left, and derives what the next pass needs.
 
 #include "common/moments.h"
+#include "cuda/launch.cuh"
 #include "cuda/switchable_batch_norm.cuh"
 
 namespace slimkern::cuda {
@@ -98,13 +99,13 @@ dim3 grid_of(const Rows& rows) {
 
 void launch_norms(Source source, const Rows& rows, Parts parts, Vectors vectors, double eps, Affine* norms,
                   cudaStream_t stream) {
-  norms_kernel<<<grid_of(rows), dim3(kChannels, kShares), 0, stream>>>(source, rows, parts, vectors, eps, norms);
+  launch(norms_kernel, grid_of(rows), dim3(kChannels, kShares), stream, source, rows, parts, vectors, eps, norms);
 }
 
 void launch_slopes(const Rows& rows, Parts parts, const Affine* norms, bool batch_statistics, Vectors vectors,
                    Slope* slopes, cudaStream_t stream) {
-  slopes_kernel<<<grid_of(rows), dim3(kChannels, kShares), 0, stream>>>(rows, parts, norms, batch_statistics, vectors,
-                                                                        slopes);
+  launch(slopes_kernel, grid_of(rows), dim3(kChannels, kShares), stream, rows, parts, norms, batch_statistics, vectors,
+         slopes);
 }
 
 }  // namespace slimkern::cuda

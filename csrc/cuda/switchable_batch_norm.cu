@@ -5,11 +5,14 @@
 #include "common/moments.h"
 #include "cuda/block_sum.cuh"
 #include "cuda/elements.cuh"
+#include "cuda/launch.cuh"
 
 namespace slimkern::cuda {
 namespace {
 
-constexpr int kUnroll = 4;  // pixels that a thread has on the way from memory at once
+// Pixels that a thread has on the way from memory at once: as many as its registers allow for.
+template <int kLanes>
+constexpr int kUnroll = kLanes == 8 ? 2 : 4;
 
 __device__ inline float normalised(float x, const Affine& norm) {
   // The very same steps in both passes, however the compiler fuses what surrounds them.
@@ -17,10 +20,13 @@ __device__ inline float normalised(float x, const Affine& norm) {
 }
 
 // Calls body(vector of the tensor) for all pixels of a thread.
-template <typename Body>
+template <int kLanes, typename Body>
 __device__ inline void for_pixels(const Place& place, int64_t vectors, const Body& body) {
-#pragma unroll kUnroll
-  for (int64_t pixel = place.pixel; pixel < place.end; pixel += place.stride) body(pixel * vectors + place.vector);
+  int64_t vector = place.pixel * vectors + place.vector;
+  const int64_t step = place.stride * vectors;
+  int32_t left = static_cast<int32_t>((place.end - place.pixel + place.stride - 1) / place.stride);
+#pragma unroll kUnroll<kLanes>
+  for (; left > 0; --left, vector += step) body(vector);
 }
 
 struct Own {
@@ -47,14 +53,14 @@ __device__ inline int64_t part_of(const Own& own, int lane) {
 }
 
 template <typename Stored, int kLanes>
-__global__ void __launch_bounds__(kThreads) moments_kernel(const __grid_constant__ Rows rows, Parts parts) {
+__global__ void __launch_bounds__(kThreads, 2) moments_kernel(const __grid_constant__ Rows rows, Parts parts) {
   const Own own = own_part<kLanes>(rows);
   float shift[kLanes] = {}, sum[kLanes] = {}, squares[kLanes] = {};
   float count = 0;
   if (own.active && own.place.pixel < own.place.end) {
     // Deviations from a value of the channel itself don't cancel, however large the mean is.
     load<Stored>(shift, own.row.x, own.place.pixel * own.vectors + own.place.vector);
-    for_pixels(own.place, own.vectors, [&](int64_t vector) {
+    for_pixels<kLanes>(own.place, own.vectors, [&](int64_t vector) {
       float x[kLanes];
       load<Stored>(x, own.row.x, vector);
       count += 1;
@@ -70,7 +76,8 @@ __global__ void __launch_bounds__(kThreads) moments_kernel(const __grid_constant
 #pragma unroll
   for (int lane = 0; lane < kLanes; ++lane) {
     const float off = count ? sum[lane] / count : 0.0f;
-    moments[lane] = {count, shift[lane] + off, fmaxf(squares[lane] - off * sum[lane], 0.0f)};
+    const float rounded = squares[lane] - off * sum[lane];
+    moments[lane] = {count, shift[lane] + off, rounded < 0.0f ? 0.0f : rounded};
   }
   combine_over_pixels(moments, own.row.tiling.across_bits,
                       [](const Moments<float>& a, const Moments<float>& b) { return merged(a, b); });
@@ -84,14 +91,15 @@ __global__ void __launch_bounds__(kThreads) moments_kernel(const __grid_constant
 }
 
 template <typename Stored, int kLanes, bool kRelu>
-__global__ void __launch_bounds__(kThreads) normalise_kernel(const __grid_constant__ Rows rows, const Affine* norms) {
+__global__ void __launch_bounds__(kThreads, 2) normalise_kernel(const __grid_constant__ Rows rows,
+                                                                const Affine* norms) {
   const Own own = own_part<kLanes>(rows);
   if (!own.active) return;
   Affine norm[kLanes];
 #pragma unroll
   for (int lane = 0; lane < kLanes; ++lane) norm[lane] = norms[own.row.statistics + own.place.vector * kLanes + lane];
   const void* residual = own.row.other;
-  for_pixels(own.place, own.vectors, [&](int64_t vector) {
+  for_pixels<kLanes>(own.place, own.vectors, [&](int64_t vector) {
     float y[kLanes], add[kLanes] = {};
     load<Stored>(y, own.row.x, vector);
     if (residual) load<Stored>(add, residual, vector);
@@ -119,7 +127,7 @@ __device__ inline void load_masked(float (&grad)[kLanes], const float (&x)[kLane
 }
 
 template <typename Stored, int kLanes, bool kRelu>
-__global__ void __launch_bounds__(kThreads) reduce_kernel(const __grid_constant__ Rows rows, const Affine* norms,
+__global__ void __launch_bounds__(kThreads, 2) reduce_kernel(const __grid_constant__ Rows rows, const Affine* norms,
                                                           Parts parts) {
   const Own own = own_part<kLanes>(rows);
   float2 sums[kLanes];
@@ -129,7 +137,7 @@ __global__ void __launch_bounds__(kThreads) reduce_kernel(const __grid_constant_
     Affine norm[kLanes];
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) norm[lane] = norms[own.row.statistics + own.place.vector * kLanes + lane];
-    for_pixels(own.place, own.vectors, [&](int64_t vector) {
+    for_pixels<kLanes>(own.place, own.vectors, [&](int64_t vector) {
       float x[kLanes], grad[kLanes];
       load<Stored>(x, own.row.x, vector);
       load_masked<Stored, kLanes, kRelu>(grad, x, norm, own.row.other, own.row.result, vector);
@@ -152,7 +160,7 @@ __global__ void __launch_bounds__(kThreads) reduce_kernel(const __grid_constant_
 }
 
 template <typename Stored, int kLanes, bool kRelu>
-__global__ void __launch_bounds__(kThreads) differentiate_kernel(const __grid_constant__ Rows rows,
+__global__ void __launch_bounds__(kThreads, 2) differentiate_kernel(const __grid_constant__ Rows rows,
                                                                  const Affine* norms, const Slope* slopes) {
   const Own own = own_part<kLanes>(rows);
   if (!own.active) return;
@@ -164,7 +172,7 @@ __global__ void __launch_bounds__(kThreads) differentiate_kernel(const __grid_co
     norm[lane] = norms[statistic];
     slope[lane] = slopes[statistic];
   }
-  for_pixels(own.place, own.vectors, [&](int64_t vector) {
+  for_pixels<kLanes>(own.place, own.vectors, [&](int64_t vector) {
     float x[kLanes], grad[kLanes];
     load<Stored>(x, own.row.x, vector);
     load_masked<Stored, kLanes, kRelu>(grad, x, norm, own.row.other, own.row.result, vector);
@@ -180,15 +188,15 @@ int64_t blocks_of(const Rows& rows) {
   return last.first + blocks(last);
 }
 
-// Calls launch with the type of the elements and the number of lanes as template arguments.
-template <typename Launch>
-void for_access(Access access, const Launch& launch) {
+// Calls body with the type of the elements and the number of lanes as template arguments.
+template <typename Body>
+void for_access(Access access, const Body& body) {
   const auto with_lanes = [&](auto stored) {
     using Stored = decltype(stored);
     if (access.wide)
-      launch(stored, std::integral_constant<int, 16 / sizeof(Stored)>{});
+      body(stored, std::integral_constant<int, 16 / sizeof(Stored)>{});
     else
-      launch(stored, std::integral_constant<int, 1>{});
+      body(stored, std::integral_constant<int, 1>{});
   };
   if (access.element == Element::float32)
     with_lanes(float{});
@@ -198,26 +206,26 @@ void for_access(Access access, const Launch& launch) {
     with_lanes(__half{});
 }
 
-template <typename Launch>
-void for_relu(bool relu, const Launch& launch) {
+template <typename Body>
+void for_relu(bool relu, const Body& body) {
   if (relu)
-    launch(std::true_type{});
+    body(std::true_type{});
   else
-    launch(std::false_type{});
+    body(std::false_type{});
 }
 
 }  // namespace
 
 void launch_moments(Access access, const Rows& rows, Parts parts, cudaStream_t stream) {
   for_access(access, [&](auto stored, auto lanes) {
-    moments_kernel<decltype(stored), lanes><<<blocks_of(rows), kThreads, 0, stream>>>(rows, parts);
+    launch(moments_kernel<decltype(stored), lanes>, blocks_of(rows), kThreads, stream, rows, parts);
   });
 }
 
 void launch_normalise(Access access, const Rows& rows, const Affine* norms, bool relu, cudaStream_t stream) {
   for_access(access, [&](auto stored, auto lanes) {
     for_relu(relu, [&](auto clamps) {
-      normalise_kernel<decltype(stored), lanes, clamps><<<blocks_of(rows), kThreads, 0, stream>>>(rows, norms);
+      launch(normalise_kernel<decltype(stored), lanes, clamps>, blocks_of(rows), kThreads, stream, rows, norms);
     });
   });
 }
@@ -225,7 +233,7 @@ void launch_normalise(Access access, const Rows& rows, const Affine* norms, bool
 void launch_reduce(Access access, const Rows& rows, const Affine* norms, bool relu, Parts parts, cudaStream_t stream) {
   for_access(access, [&](auto stored, auto lanes) {
     for_relu(relu, [&](auto masks) {
-      reduce_kernel<decltype(stored), lanes, masks><<<blocks_of(rows), kThreads, 0, stream>>>(rows, norms, parts);
+      launch(reduce_kernel<decltype(stored), lanes, masks>, blocks_of(rows), kThreads, stream, rows, norms, parts);
     });
   });
 }
@@ -234,8 +242,8 @@ void launch_differentiate(Access access, const Rows& rows, const Affine* norms, 
                           cudaStream_t stream) {
   for_access(access, [&](auto stored, auto lanes) {
     for_relu(relu, [&](auto masks) {
-      differentiate_kernel<decltype(stored), lanes, masks>
-          <<<blocks_of(rows), kThreads, 0, stream>>>(rows, norms, slopes);
+      launch(differentiate_kernel<decltype(stored), lanes, masks>, blocks_of(rows), kThreads, stream, rows, norms,
+             slopes);
     });
   });
 }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -177,6 +177,11 @@ def check_batch_norm(
             f"{operator}: residuals of shapes {[tuple(residual.shape) for residual in residuals]} must match "
             f"{[tuple(shape) for shape in shapes]}"
         )
+
+
+def in_plain_torch(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator whose last argument is its backend, always served by torch: what fake tensors go through."""
+    return lambda *arguments: operator(*arguments[:-1], "torch")
 
 
 def _at(vector: Tensor | None, own: slice) -> Tensor | None:

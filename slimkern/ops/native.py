@@ -7,6 +7,7 @@ if they were compiled, for CUDA. They know neither autograd nor fake tensors: th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,9 @@ HOW_TO_BUILD = (
 def report() -> dict[str, Any] | None:
     """How the libraries were built: compilers, flags, architectures; None if nothing was compiled."""
     try:
-        from slimkern import _build  # pyright: ignore[reportAttributeAccessIssue]
+        return import_module("slimkern._build").report()
     except ImportError:
         return None
-    return _build.report()
 
 
 def left_out() -> dict[str, str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slimkern.ops.backends import choose
-from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm
+from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch
 from slimkern.ops.checks import check_slabs
 
 OPERATOR = "switchable_batch_norm"
@@ -129,7 +129,7 @@ def _autograd(ctx: Any, grads: list[Tensor], *_: Tensor) -> tuple:
 
 
 _forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _compute, mutates_args=())
-_forward.register_fake(lambda *arguments: _compute(*arguments[:-1], "torch"))
+_forward.register_fake(in_plain_torch(_compute))
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 _backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _compute_backward, mutates_args=())
-_backward.register_fake(lambda *arguments: _compute_backward(*arguments[:-1], "torch"))
+_backward.register_fake(in_plain_torch(_compute_backward))

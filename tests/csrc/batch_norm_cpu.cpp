@@ -58,7 +58,7 @@ void check(const std::vector<Shape>& shapes, Element element, bool residual, boo
   std::vector<std::vector<char>> xs, residuals, grads, ys, to_sums, to_xs;
   for (const Shape& shape : shapes) {
     const int64_t count = shape.pixels * shape.channels;
-    truths.push_back({shape, drawn(random, count), drawn(random, count), drawn(random, count), {}, {}, {}, {}, {}, {}, {}});
+    truths.emplace_back(shape, random);
     xs.push_back(stored(truths.back().x, element));
     residuals.push_back(stored(truths.back().residual, element));
     grads.push_back(stored(truths.back().grad, element));

@@ -15,12 +15,6 @@ struct Shape {
   int64_t channels;
 };
 
-// One slab as plain numbers, pixel after pixel.
-struct TrueSlab {
-  Shape shape;
-  std::vector<double> x, residual, grad, y, to_sum, to_x, mean, variance, to_weight, to_bias;
-};
-
 inline std::vector<double> drawn(std::mt19937& random, int64_t count) {
   // Eighths are exact in all dtypes.
   std::uniform_int_distribution<int> eighths(-16, 16);
@@ -28,6 +22,17 @@ inline std::vector<double> drawn(std::mt19937& random, int64_t count) {
   for (double& value : values) value = eighths(random) / 8.0;
   return values;
 }
+
+// One slab as plain numbers, pixel after pixel.
+struct TrueSlab {
+  Shape shape;
+  std::vector<double> x, residual, grad, y, to_sum, to_x, mean, variance, to_weight, to_bias;
+
+  TrueSlab(Shape shape_, std::mt19937& random)
+      : shape(shape_), x(drawn(random, size())), residual(drawn(random, size())), grad(drawn(random, size())) {}
+
+  int64_t size() const { return shape.pixels * shape.channels; }
+};
 
 inline void normalise(TrueSlab& slab, double eps, const std::vector<double>& weight, const std::vector<double>& bias,
                       int64_t offset, bool residual, bool relu) {
@@ -38,7 +43,8 @@ inline void normalise(TrueSlab& slab, double eps, const std::vector<double>& wei
   slab.variance = slab.to_weight = slab.to_bias = slab.mean;
   for (int64_t c = 0; c < channels; ++c) {
     for (int64_t p = 0; p < pixels; ++p) slab.mean[c] += slab.x[p * channels + c] / pixels;
-    for (int64_t p = 0; p < pixels; ++p) slab.variance[c] += std::pow(slab.x[p * channels + c] - slab.mean[c], 2) / pixels;
+    for (int64_t p = 0; p < pixels; ++p)
+      slab.variance[c] += std::pow(slab.x[p * channels + c] - slab.mean[c], 2) / pixels;
     const double inverse = 1 / std::sqrt(slab.variance[c] + eps);
     for (int64_t p = 0; p < pixels; ++p) {
       const int64_t here = p * channels + c;

@@ -61,3 +61,24 @@ def test_batch_norm_with_sanitizers(instruction_set: str, sanitizers: list[str],
     # Compiled as if it were the baseline, so that no other is chosen when the program runs.
     own = ["-DSLIMKERN_ISA=baseline", "-ffp-contract=off", *INSTRUCTION_SETS[instruction_set]]
     assert "passed" in run(tmp_path, CPU_SOURCES, [*own, *sanitizers, f"-DSLIMKERN_STD_THREADS={threads}"])
+
+
+def test_cuda_kernels_on_the_host(tmp_path: Path) -> None:
+    own = ["-I", str(HERE / "cuda_on_host"), "-fsanitize=undefined", "-fno-sanitize-recover=all"]
+    assert "passed" in run(
+        tmp_path, [HERE / "batch_norm_cuda.cpp"], [*own, "-Wno-unknown-pragmas", "-Wno-sign-compare"]
+    )
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.parametrize("architecture", ["80", "90a", "100"])
+def test_cuda_kernels_keep_to_their_registers(architecture: str, tmp_path: Path) -> None:
+    for source in ("switchable_batch_norm", "statistics"):
+        options = ["-std=c++17", "-O3", f"-arch=sm_{architecture}", "-Xptxas=-v", "--cubin", f"-I{CSRC}"]
+        command = ["nvcc", *options, str(CSRC / "cuda" / f"{source}.cu"), "-o", str(tmp_path / source)]
+        compiled = subprocess.run(command, capture_output=True, text=True)
+        assert compiled.returncode == 0, compiled.stderr
+        spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", compiled.stderr)
+        registers = [int(count) for count in re.findall(r"Used (\d+) registers", compiled.stderr)]
+        assert spills and set(spills) == {("0", "0")}, compiled.stderr
+        assert max(registers) <= 128, registers  # two blocks of 256 threads a multiprocessor

@@ -14,6 +14,8 @@ from slimkern.ops import native, switchable_batch_norm
 EPS = 1e-5
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
 pytestmark = pytest.mark.skipif(native.why_unavailable("cpu") is not None, reason=str(native.why_unavailable("cpu")))
 
 
@@ -40,24 +42,26 @@ class Case:
     def offsets(self) -> list[int]:
         return [sum(self.channels[:place]) for place in range(len(self.channels))]
 
-    def slab(self, channels: int, dtype: torch.dtype) -> Tensor:
+    def slab(self, channels: int, dtype: torch.dtype, device: str) -> Tensor:
         """Packed, at an address that is no multiple of 16 if `misaligned`."""
         shape = (self.batch, *self.image, channels)
-        drawn = torch.empty(torch.Size(shape).numel() + self.misaligned, dtype=dtype)[self.misaligned :].view(shape)
+        drawn = torch.empty(torch.Size(shape).numel() + self.misaligned, dtype=dtype, device=device)[
+            self.misaligned :
+        ].view(shape)
         return drawn.copy_(torch.randn(shape)).movedim(-1, 1)
 
-    def tensors(self, dtype: torch.dtype) -> dict[str, Any]:
+    def tensors(self, dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:
         torch.manual_seed(len(self.channels) + self.batch)
         total = sum(self.channels)
-        return {
-            "slabs": [(self.slab(channels, dtype) + self.mean).detach() for channels in self.channels]
-            if not self.misaligned
-            else [self.slab(channels, dtype) for channels in self.channels],
+        vectors = {
             "weight": torch.rand(total) + 0.5 if self.affine else None,
             "bias": torch.randn(total) if self.affine else None,
             "running_mean": torch.randn(total) if self.running else None,
             "running_var": torch.rand(total) + 0.5 if self.running else None,
-            "residuals": [self.slab(channels, dtype) for channels in self.channels] if self.residual else [],
+        }
+        return {name: None if vector is None else vector.to(device) for name, vector in vectors.items()} | {
+            "slabs": [self.slab(channels, dtype, device).add_(self.mean) for channels in self.channels],
+            "residuals": [self.slab(channels, dtype, device) for channels in self.channels] if self.residual else [],
         }
 
 
@@ -126,8 +130,8 @@ def leaves(arguments: dict[str, Any]) -> dict[str, Tensor]:
     return named | {name: arguments[name] for name in ("weight", "bias") if arguments[name] is not None}
 
 
-def check(case: Case, dtype: torch.dtype, tolerance: float) -> None:
-    arguments = case.tensors(dtype)
+def check(case: Case, dtype: torch.dtype, tolerance: float, device: str = "cpu") -> None:
+    arguments = case.tensors(dtype, device)
     exact = in_doubles(arguments)
     for leaf in leaves(arguments).values():
         leaf.requires_grad_()
@@ -151,15 +155,17 @@ def check(case: Case, dtype: torch.dtype, tolerance: float) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_float64(case: Case, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_equals_float64(case: Case, dtype: torch.dtype, device: str) -> None:
     if case.misaligned:
-        assert case.tensors(dtype)["slabs"][0].data_ptr() % 16
-    check(case, dtype, TOLERANCE[dtype])
+        assert case.tensors(dtype, device)["slabs"][0].data_ptr() % 16
+    check(case, dtype, TOLERANCE[dtype], device)
 
 
-def test_a_mean_of_a_thousand_deviations() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_mean_of_a_thousand_deviations(device: str) -> None:
     # The inputs themselves are rounded to 6e-5 deviations.
-    check(Case(channels=(16, 24), batch=8, image=(16, 16), mean=1000.0), torch.float32, 2e-4)
+    check(Case(channels=(16, 24), batch=8, image=(16, 16), mean=1000.0), torch.float32, 1e-4, device)
 
 
 def test_outliers_don_t_spoil_the_variance() -> None:
@@ -193,8 +199,15 @@ def test_equals_itself_with_any_number_of_threads() -> None:
 def test_not_a_number_goes_through_the_relu() -> None:
     x = torch.zeros(2, 3, 2, 2).contiguous(memory_format=torch.channels_last)
     x[0, 1, 0, 0] = torch.nan
-    (result,), mean, _ = switchable_batch_norm([x], None, None, [0], relu=True)
-    assert bool(result[:, 1].isnan().all()) and not bool(result[:, [0, 2]].isnan().any()) and bool(mean[1].isnan())
+    (result,), *statistics = switchable_batch_norm([x], None, None, [0], relu=True)
+    assert bool(result[:, 1].isnan().all()) and not bool(result[:, [0, 2]].isnan().any())
+    assert all(vector.isnan().tolist() == [False, True, False] for vector in statistics)
+
+
+def test_equal_values_have_no_variance() -> None:
+    x = torch.full((4, 5, 9, 9), 0.1).contiguous(memory_format=torch.channels_last)
+    (result,), _, variance = switchable_batch_norm([x], None, None, [0])
+    assert bool((result.abs() < 1e-4).all()) and bool((variance >= 0).all()) and bool((variance < 1e-12).all())
 
 
 def test_statistics_handed_over_spare_the_pass() -> None:

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from slimkern.ops import backends, native
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_UNAVAILABLE", {"cpu": None, "cuda": None})
+    monkeypatch.delenv("SLIMKERN_BACKEND", raising=False)
+
+
+@pytest.fixture
+def not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_UNAVAILABLE", {"cpu": "no C++ compiler", "cuda": "no C++ compiler"})
+    monkeypatch.delenv("SLIMKERN_BACKEND", raising=False)
+
+
+@pytest.mark.usefixtures("built")
+def test_native_serves_the_cpu_and_only_there_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backends.choose("switchable_batch_norm", "cpu") == "native"
+    assert backends.choose("switchable_batch_norm", "cuda") == "torch"
+    reason = "not yet proven on such hardware; SLIMKERN_BACKEND=native asks for it"
+    assert backends.why_not("switchable_batch_norm", "native", "cuda") == reason
+    monkeypatch.setenv("SLIMKERN_BACKEND", "native")
+    assert backends.choose("switchable_batch_norm", "cuda") == "native"
+
+
+@pytest.mark.usefixtures("not_built")
+def test_plain_torch_serves_where_nothing_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backends.choose("switchable_batch_norm", "cpu") == "torch"
+    assert backends.why_not("switchable_batch_norm", "native") == "no C++ compiler"
+    monkeypatch.setenv("SLIMKERN_BACKEND", "native")
+    with pytest.raises(ValueError, match=r"SLIMKERN_BACKEND=native: .* on cpu can't use native: no C\+\+ compiler"):
+        backends.choose("switchable_batch_norm", "cpu")
+
+
+@pytest.mark.usefixtures("built")
+def test_the_first_of_several_that_an_operator_has_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMKERN_BACKEND", "triton,native,torch")
+    assert backends.choose("switchable_batch_norm", "cuda") == "native"
+    assert backends.choose("scroll_conv2d", "cuda") == "torch"
+
+
+def test_other_devices_have_no_compiled_kernels() -> None:
+    assert native.why_unavailable("mps") == "compiled kernels are for cpu and cuda"
