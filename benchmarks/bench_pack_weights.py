@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from slimkern.memory import keep_freed_memory
 from slimkern.models import resnet18
 from slimkern.ops import Part, native, pack_weights
 
@@ -60,6 +61,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device, dtype = ("cuda" if arguments.cuda else "cpu"), getattr(torch, arguments.dtype)
 
+    keep_freed_memory()
     torch.manual_seed(0)
     format_ = torch.channels_last if arguments.layout == "channels_last" else torch.contiguous_format
     net = resnet18(100).to(device, memory_format=format_)
@@ -79,8 +81,8 @@ def main() -> None:
                 times.setdefault(("backward", backend), []).append(backward)
 
     print(
-        f"ResNet-18, {len(weights)} {arguments.layout} weights, {len(parts)} parts, float32 to {arguments.dtype}, torch "
-        f"{torch.__version__}, {torch.cuda.get_device_name() if arguments.cuda else platform.machine()}, "
+        f"ResNet-18, {len(weights)} {arguments.layout} weights, {len(parts)} parts, float32 to {arguments.dtype}, "
+        f"torch {torch.__version__}, {torch.cuda.get_device_name() if arguments.cuda else platform.machine()}, "
         f"{torch.get_num_threads()} threads"
     )
     for (way, backend), measured in times.items():

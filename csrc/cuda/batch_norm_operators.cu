@@ -6,7 +6,7 @@
 
 #include "common/arguments.h"
 #include "common/elements.h"
-#include "cuda/launches.h"
+#include "cuda/device_calls.h"
 #include "cuda/switchable_batch_norm.cuh"
 
 namespace slimkern::cuda {

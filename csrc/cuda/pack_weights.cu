@@ -2,6 +2,7 @@
 
 #include "common/part_table.h"
 #include "cuda/elements.cuh"
+#include "cuda/launch.cuh"
 
 namespace slimkern::cuda {
 namespace {
@@ -98,14 +99,14 @@ void launch_pack(Element element, const PackTable& table, cudaStream_t stream) {
   const auto kernel = element == Element::float32    ? pack_kernel<float>
                       : element == Element::bfloat16 ? pack_kernel<__nv_bfloat16>
                                                      : pack_kernel<__half>;
-  kernel<<<table.blocks, kPackThreads, 0, stream>>>(table);
+  launch(kernel, table.blocks, kPackThreads, stream, table);
 }
 
 void launch_sum(Element element, const SumTable& table, cudaStream_t stream) {
   const auto kernel = element == Element::float32    ? sum_kernel<float>
                       : element == Element::bfloat16 ? sum_kernel<__nv_bfloat16>
                                                      : sum_kernel<__half>;
-  kernel<<<table.blocks, kPackThreads, 0, stream>>>(table);
+  launch(kernel, table.blocks, kPackThreads, stream, table);
 }
 
 }  // namespace slimkern::cuda

@@ -9,9 +9,12 @@
 
 namespace slimkern::cuda {
 
-// Kernel arguments hold 32 KB from CUDA 12.1 on, 4 KB before.
-constexpr int kMostParts = CUDART_VERSION >= 12010 ? 256 : 40;
-constexpr int kMostWeights = CUDART_VERSION >= 12010 ? 128 : 24;
+// In one launch: kernel arguments hold 32 KB from CUDA 12.1 on, 4 KB before.
+#if defined(CUDART_VERSION) && CUDART_VERSION < 12010
+constexpr int kMostParts = 40, kMostWeights = 24;
+#else
+constexpr int kMostParts = 256, kMostWeights = 128;
+#endif
 constexpr int kPackThreads = 256;
 constexpr int kVectorsAThread = 4;
 

@@ -6,7 +6,7 @@
 #include "common/elements.h"
 #include "common/part_table.h"
 #include "common/weight_arguments.h"
-#include "cuda/launches.h"
+#include "cuda/device_calls.h"
 #include "cuda/pack_weights.cuh"
 
 namespace slimkern::cuda {

@@ -5,6 +5,7 @@
 #include "common/cross_entropy.h"
 #include "common/rotation.h"
 #include "cuda/elements.cuh"
+#include "cuda/launch.cuh"
 
 namespace slimkern::cuda {
 namespace {
@@ -37,7 +38,7 @@ __device__ inline const float* row_of(const HeadTable& table, int32_t category) 
 }
 
 template <typename Stored, int kLanes>
-__device__ inline void pool(const HeadTable& table, const HeadRow& row, float* pooled) {
+__device__ inline void pool(const HeadTable& table, const HeadRow& row) {
   const int64_t image = blockIdx.x;
   const int32_t vectors = row.channels / kLanes;
   for (int32_t vector = threadIdx.x; vector < vectors; vector += kHeadThreads) {
@@ -51,23 +52,21 @@ __device__ inline void pool(const HeadTable& table, const HeadRow& row, float* p
     }
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int32_t channel = vector * kLanes + lane;
-      pooled[channel] = sums[lane] / static_cast<float>(table.pixels);
-      row.pooled[image * row.channels + channel] = pooled[channel];
+      row.pooled[image * row.channels + vector * kLanes + lane] = sums[lane] / static_cast<float>(table.pixels);
     }
   }
 }
 
-// A block is one image of one slab. Shared memory holds its features, then its logits.
+// A block is one image of one slab: what it writes is in the cache when it reads it again.
 template <typename Stored, int kLanes>
 __global__ void __launch_bounds__(kHeadThreads)
     heads_kernel(const __grid_constant__ HeadTable table, float* image_losses) {
-  extern __shared__ float shared[];
   const HeadRow& row = table.rows[blockIdx.y];
   const int64_t image = blockIdx.x;
-  float *pooled = shared, *logits = shared + row.channels;
-  pool<Stored, kLanes>(table, row, pooled);
+  pool<Stored, kLanes>(table, row);
   __syncthreads();
+  const float* pooled = row.pooled + image * row.channels;
+  float* logits = row.logits + image * table.classes;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   for (int32_t category = warp; category < table.classes; category += kHeadThreads / kWarp) {
     const float* weight = row_of(table, category);
@@ -75,9 +74,7 @@ __global__ void __launch_bounds__(kHeadThreads)
     for (int32_t channel = lane; channel < row.channels; channel += kWarp)
       sum += pooled[channel] * weight[channel_of(channel, table.in_offset, table.features)];
     sum = sum_of_warp(sum) + (table.bias ? table.bias[category] : 0.0f);
-    if (lane) continue;
-    logits[category] = sum;
-    row.logits[image * table.classes + category] = sum;
+    if (lane == 0) logits[category] = sum;
   }
   __syncthreads();
   if (warp) return;
@@ -122,10 +119,10 @@ __device__ inline void spread(const HeadTable& table, const HeadRow& row, const 
 template <typename Stored, int kLanes>
 __global__ void __launch_bounds__(kHeadThreads)
     slopes_kernel(const __grid_constant__ HeadTable table, const float* to_losses, float* all_slopes) {
-  extern __shared__ float slopes[];
   __shared__ float shared_top, shared_sum;
   const HeadRow& row = table.rows[blockIdx.y];
   const int64_t image = blockIdx.x, start = image * table.classes;
+  float* slopes = all_slopes + int64_t{blockIdx.y} * table.images * table.classes + start;
   if (threadIdx.x < kWarp) {
     const LogSum all = log_sum_of_warp(row.logits + start, table.first, table.last);
     if (threadIdx.x == 0) {
@@ -142,7 +139,6 @@ __global__ void __launch_bounds__(kHeadThreads)
     if (table.first <= category && category < table.last)
       slope += cross_entropy_slope(all, row.logits[start + category], category == label) * scale;
     slopes[category] = slope;
-    all_slopes[int64_t{blockIdx.y} * table.images * table.classes + start + category] = slope;
   }
   __syncthreads();
   if (row.to_x) spread<Stored, kLanes>(table, row, slopes);
@@ -189,31 +185,29 @@ void with_access(Element element, bool wide, const Body& body) {
 
 }  // namespace
 
-void launch_heads(Element element, const HeadTable& table, int32_t widest, float* image_losses, cudaStream_t stream) {
-  const size_t shared = (widest + table.classes) * sizeof(float);
+void launch_heads(Element element, const HeadTable& table, float* image_losses, cudaStream_t stream) {
   with_access(element, table.wide, [&](auto stored, auto lanes) {
-    heads_kernel<decltype(stored), decltype(lanes)::value>
-        <<<dim3(table.images, table.count), kHeadThreads, shared, stream>>>(table, image_losses);
+    launch(heads_kernel<decltype(stored), decltype(lanes)::value>, dim3(table.images, table.count), kHeadThreads,
+           stream, table, image_losses);
   });
 }
 
 void launch_mean_losses(const HeadTable& table, const float* image_losses, float* losses, cudaStream_t stream) {
-  mean_kernel<<<table.count, kWarp, 0, stream>>>(image_losses, table.images, losses);
+  launch(mean_kernel, table.count, kWarp, stream, image_losses, table.images, losses);
 }
 
 void launch_slopes_of_heads(Element element, const HeadTable& table, const float* to_losses, float* slopes,
                             cudaStream_t stream) {
-  const size_t shared = table.classes * sizeof(float);
   with_access(element, table.wide, [&](auto stored, auto lanes) {
-    slopes_kernel<decltype(stored), decltype(lanes)::value>
-        <<<dim3(table.images, table.count), kHeadThreads, shared, stream>>>(table, to_losses, slopes);
+    launch(slopes_kernel<decltype(stored), decltype(lanes)::value>, dim3(table.images, table.count), kHeadThreads,
+           stream, table, to_losses, slopes);
   });
 }
 
 void launch_head_parameters(const HeadTable& table, const float* slopes, bool accumulate, float* to_weight,
                             float* to_bias, cudaStream_t stream) {
   const dim3 grid(table.features / kHeadThreads + 1, table.classes);
-  parameters_kernel<<<grid, kHeadThreads, 0, stream>>>(table, slopes, accumulate, to_weight, to_bias);
+  launch(parameters_kernel, grid, kHeadThreads, stream, table, slopes, accumulate, to_weight, to_bias);
 }
 
 }  // namespace slimkern::cuda

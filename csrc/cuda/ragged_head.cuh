@@ -10,7 +10,6 @@ namespace slimkern::cuda {
 
 constexpr int kMostHeads = 32;  // in one launch: kernel arguments are at most 4 KB
 constexpr int kHeadThreads = 256;
-constexpr int kMostShared = 47 * 1024 / sizeof(float);  // floats of shared memory that any GPU gives a block
 
 // One slab [images, pixels, channels], its means [images, channels] and its logits [images, classes]. The backward pass
 // reads the means and logits; `to_logits` is null unless the logits have gradients besides that of the loss.
@@ -42,7 +41,7 @@ struct HeadTable {
 };
 
 // Pooled features, logits, and the loss of each image [rows, images]: NaN where its label is outside the range.
-void launch_heads(Element element, const HeadTable& table, int32_t widest, float* image_losses, cudaStream_t stream);
+void launch_heads(Element element, const HeadTable& table, float* image_losses, cudaStream_t stream);
 
 // The mean of each row's images.
 void launch_mean_losses(const HeadTable& table, const float* image_losses, float* losses, cudaStream_t stream);

@@ -5,11 +5,13 @@
 
 #include "common/elements.h"
 #include "common/head_arguments.h"
-#include "cuda/launches.h"
+#include "cuda/device_calls.h"
 #include "cuda/ragged_head.cuh"
 
 namespace slimkern::cuda {
 namespace {
+
+constexpr int64_t kMostClasses = 65536;  // a grid's height
 
 float* floats(const Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
 
@@ -23,8 +25,8 @@ bool all_wide(const std::vector<Tensor>& slabs) {
 }
 
 HeadTable table_of(const HeadSizes& sizes, const Tensor& weight, const Tensor& labels, bool wide) {
-  STD_TORCH_CHECK(sizes.classes <= kMostShared && sizes.classes < 65536, "a head of ", sizes.classes,
-                  " classes is too large; at most ", kMostShared, " fit");
+  STD_TORCH_CHECK(sizes.classes < kMostClasses, "a head of ", sizes.classes, " classes is too large; it must have under ",
+                  kMostClasses);
   HeadTable table{};
   table.images = static_cast<int32_t>(sizes.images);
   table.pixels = static_cast<int32_t>(sizes.pixels);
@@ -61,9 +63,6 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor> forward(const std::vector<Tensor
   check_features(channels, sizes);
   check_images("slabs", slabs, sizes);
   if (bias) check_vector_of_floats("bias", *bias, sizes.classes, weight);
-  const int64_t widest = *std::max_element(channels.begin(), channels.end());
-  STD_TORCH_CHECK(widest + sizes.classes <= kMostShared, widest, " channels and ", sizes.classes,
-                  " classes are too many; at most ", kMostShared, " fit together");
   const Element element = element_of<Element>("slabs", slabs[0]);
   const DeviceGuard guard(weight.get_device_index());
   const cudaStream_t stream = current_stream(weight);
@@ -86,7 +85,7 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor> forward(const std::vector<Tensor
       },
       [&](const HeadTable& table, size_t from) {
         float* const own = floats(image_losses) + from * sizes.images;
-        launch_heads(element, table, static_cast<int32_t>(widest), own, stream);
+        launch_heads(element, table, own, stream);
         launch_mean_losses(table, own, floats(losses) + from, stream);
       });
   check_launches("ragged_head");

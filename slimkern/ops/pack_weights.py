@@ -161,14 +161,18 @@ def _compute(weights: Sequence[Tensor], numbers: Sequence[int], dtype: torch.dty
     return packed
 
 
+def _empty_like(weights: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    return [
+        torch.empty_like(weight) if wanted else weight.new_empty(0)
+        for weight, wanted in zip(weights, needed, strict=True)
+    ]
+
+
 def _compute_backward(
     grad: Tensor, weights: Sequence[Tensor], numbers: Sequence[int], needed: Sequence[bool], backend: str
 ) -> list[Tensor]:
     """Gradients of the weights, shaped like them; those not `needed` are empty tensors."""
-    totals = [
-        torch.empty_like(weight) if wanted else weight.new_empty(0)
-        for weight, wanted in zip(weights, needed, strict=True)
-    ]
+    totals = _empty_like(weights, needed)
     places = [place for place in _places(numbers) if needed[place.weight]]
     if backend == "native" and grad.dtype in native.DTYPES and _takes(weights):
         wanted = [index for index, flag in enumerate(needed) if flag]
@@ -192,10 +196,7 @@ def _takes(weights: Sequence[Tensor]) -> bool:
 
 def _has_even_taps(weight: Tensor) -> bool:
     axes = [axis for axis in range(2, weight.dim()) if weight.shape[axis] > 1]
-    return all(
-        weight.stride(outer) == weight.stride(inner) * weight.shape[inner]
-        for outer, inner in pairwise(axes)
-    )
+    return all(weight.stride(outer) == weight.stride(inner) * weight.shape[inner] for outer, inner in pairwise(axes))
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -213,4 +214,4 @@ _forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _compute, mutates_ar
 _forward.register_fake(lambda weights, numbers, dtype, _: _empty(weights, _places(numbers), dtype))
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 _backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _compute_backward, mutates_args=())
-_backward.register_fake(lambda *arguments: _compute_backward(*arguments[:-1], "torch"))
+_backward.register_fake(lambda grad, weights, numbers, needed, backend: _empty_like(weights, needed))

@@ -179,10 +179,8 @@ def _compute_backward(
     themselves aren't looked at again: their `channels`, `image` and `dtype` say what their gradients are like.
     """
     batch, classes = len(labels), weight.shape[0]
+    of_slabs, of_weight, of_bias = _empty_gradients(pooled, weight, batch, channels, image, dtype, needed)
     if backend == "native" and _takes(weight, None, dtype):
-        of_slabs = [_empty_slab(pooled, (batch, own, *image), dtype) for own in channels if needed[0]]
-        of_weight = weight.new_empty(weight.shape if needed[1] else 0)
-        of_bias = weight.new_empty(classes if needed[2] else 0)
         torch.ops.slimkern_native.ragged_head_backward(
             to_losses.contiguous(), [own.contiguous() for own in to_logits], logits, pooled, weight,
             labels.contiguous(), in_offset, first, last, channels, of_slabs, of_weight if needed[1] else None,
@@ -190,7 +188,8 @@ def _compute_backward(
         )  # fmt: skip
         return of_slabs, of_weight, of_bias
     precise = weight.to(pooled.dtype)
-    gradient, of_bias, of_slabs = Gradient(precise), precise.new_zeros(classes if needed[2] else 0), []
+    gradient = Gradient(precise)
+    of_bias.zero_()
     bounds = pairwise([batch * sum(channels[:place]) for place in range(len(channels) + 1)])
     for place, (start, stop) in enumerate(bounds):
         own = pooled[start:stop].view(batch, channels[place])
@@ -201,18 +200,36 @@ def _compute_backward(
         if needed[0]:
             part = read(precise, (classes, channels[place]), (0, in_offset))
             to_pooled = (slopes @ part) / prod(image)
-            of_slabs.append(_empty_slab(pooled, (batch, channels[place], *image), dtype))
-            of_slabs[-1].copy_(to_pooled.view(*to_pooled.shape, *[1] * len(image)))
+            of_slabs[place].copy_(to_pooled.view(*to_pooled.shape, *[1] * len(image)))
         if needed[1]:
             gradient.add(slopes.T @ own, (0, in_offset))
         if needed[2]:
             of_bias += slopes.sum(0)
-    return of_slabs, gradient.total(needed[1]).to(weight.dtype), of_bias
+    return of_slabs, gradient.total(needed[1]).to(weight.dtype).contiguous(), of_bias
 
 
-def _empty_slab(like: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    format_ = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=format_)
+def _empty_gradients(
+    pooled: Tensor,
+    weight: Tensor,
+    batch: int,
+    channels: Sequence[int],
+    image: Sequence[int],
+    dtype: torch.dtype,
+    needed: Sequence[bool],
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    format_ = torch.channels_last if image else torch.contiguous_format
+    of_slabs = [
+        torch.empty((batch, own, *image), dtype=dtype, device=pooled.device, memory_format=format_)
+        for own in channels
+        if needed[0]
+    ]
+    of_weight = torch.empty(weight.shape if needed[1] else 0, dtype=weight.dtype, device=weight.device)
+    return of_slabs, of_weight, pooled.new_empty(weight.shape[0] if needed[2] else 0)
+
+
+def _fake_backward(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
+    _, _, _, pooled, weight, labels, _, _, _, channels, image, dtype, needed, _ = arguments
+    return _empty_gradients(pooled, weight, len(labels), channels, image, dtype, needed)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -250,4 +267,4 @@ _forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _compute, mutates_ar
 _forward.register_fake(_fake)
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 _backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _compute_backward, mutates_args=())
-_backward.register_fake(lambda *arguments: _compute_backward(*arguments[:-1], "torch"))
+_backward.register_fake(_fake_backward)
