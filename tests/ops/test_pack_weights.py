@@ -231,3 +231,26 @@ def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     pack_weights(**good)
     with pytest.raises(ValueError, match=f"pack_weights: .*{message}"):
         pack_weights(**(good | changes))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([0, 4, 4, 0, 0], "parts come as 6 numbers each, not 5"),
+        ([1, 4, 4, 0, 0, 0], "weight 1 of a part is none of the 1"),
+        ([0, 5, 4, 0, 0, 0], "a part of 5 by 4 doesn't fit a weight of 4 by 4"),
+        ([0, 4, 4, 0, 4, 0], "a part starts at channel 0, 4, outside of its weight"),
+        ([0, 4, 4, 0, 0, 1], "a part at 1 reaches beyond the 16 packed values"),
+    ],
+    ids=["numbers", "weight", "channels", "offset", "start"],
+)
+def test_the_kernel_itself_refuses_what_would_read_elsewhere(backend: str, numbers: list[int], message: str) -> None:
+    if backend != "native":
+        pytest.skip("plain torch checks its indices")
+    weights, packed = [torch.ones(4, 4)], torch.empty(16)
+    for call in (
+        lambda: torch.ops.slimkern_native.pack_weights(weights, numbers, packed),
+        lambda: torch.ops.slimkern_native.pack_weights_backward(packed, numbers, weights),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            call()

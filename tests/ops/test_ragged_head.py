@@ -303,3 +303,36 @@ def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     ragged_head(**good)
     with pytest.raises(ValueError, match=f"ragged_head: .*{message}"):
         ragged_head(**(good | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"slabs": []}, "slabs is empty"),
+        ({"slabs": [torch.ones(2, 4, 3, 3)]}, "slabs must be packed"),
+        ({"slabs": [torch.ones(2, 5)]}, "5 channels of a slab; the weight takes 4"),
+        ({"slabs": [torch.ones(3, 4)]}, "slabs must have 2 images of 1 pixels"),
+        ({"weight": torch.ones(3, 4).double()}, "weight must be contiguous float32 of 12 values"),
+        ({"bias": torch.ones(2)}, "bias must be contiguous float32 of 3 values"),
+        ({"labels": torch.tensor([0, 3])}, "label 3 is outside of the classes 0 to 2"),
+        ({"in_offset": 4}, "in_offset 4 is none of the 4 features"),
+        ({"last": 4}, "classes 0 to 4 are no range of the 3"),
+    ],
+    ids=lambda value: value[:40].replace(" ", "_") if isinstance(value, str) else "",
+)
+def test_the_kernel_itself_refuses_what_would_read_elsewhere(
+    backend: str, changes: dict[str, Any], message: str
+) -> None:
+    if backend != "native":
+        pytest.skip("plain torch checks its indices")
+    good: dict[str, Any] = {
+        "slabs": [torch.ones(2, 4)],
+        "weight": torch.ones(3, 4),
+        "bias": None,
+        "labels": torch.tensor([0, 2]),
+        "in_offset": 0,
+        "first": 0,
+        "last": 3,
+    }
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.slimkern_native.ragged_head(*(good | changes).values())
