@@ -56,6 +56,32 @@ void pool(const Head& head, const HeadForward& slab, int64_t image) {
   for (int64_t channel = 0; channel < slab.channels; ++channel) pooled[channel] /= static_cast<float>(head.pixels);
 }
 
+// Rows of floats and their factors, up to as many as are worth adding at once.
+class ScaledRows {
+ public:
+  static constexpr int64_t kMost = 8;
+
+  void add(const float* row, float factor) {
+    rows_[count_] = row;
+    factors_[count_++] = factor;
+    is_zero_ = is_zero_ && factor == 0;
+  }
+
+  // Adds their stretches to another; sums of zeros are left out.
+  void add_to(int64_t from, float* to, int64_t values) const {
+    if (is_zero_) return;
+    const float* starts[kMost];
+    for (int64_t place = 0; place < count_; ++place) starts[place] = rows_[place] + from;
+    stretches(Element::float32).add_scaled(starts, factors_, count_, to, values);
+  }
+
+ private:
+  const float* rows_[kMost];
+  float factors_[kMost];
+  int64_t count_ = 0;
+  bool is_zero_ = true;
+};
+
 // The gradients of one image's logits.
 void to_logits(const Head& head, const HeadBackward& slab, float to_loss, int64_t image, float* result) {
   const float* logits = slab.logits + image * head.classes;
@@ -80,16 +106,16 @@ void spread(const Head& head, const HeadBackward& slab, int64_t image, std::vect
 
 // Through the weight and the pooling to the slab, for a few images.
 void to_slab(const Head& head, const HeadBackward& slab, const Images& task, const float* slopes) {
-  const auto& add_scaled = stretches(Element::float32).add_scaled;
   const Rotated own = rotated(head, slab.channels);
   std::vector<std::vector<float>> to_pooled(task.end - task.first, std::vector<float>(slab.channels));
-  for (int64_t category = 0; category < head.classes; ++category)
+  for (int64_t first = 0; first < head.classes; first += ScaledRows::kMost)
     for (int64_t image = task.first; image < task.end; ++image) {
-      const float slope = slopes[image * head.classes + category];
-      if (slope == 0) continue;  // as for all classes outside of the range
+      ScaledRows rows;
+      for (int64_t category = first; category < std::min(first + ScaledRows::kMost, head.classes); ++category)
+        rows.add(row_of(head, category), slopes[image * head.classes + category]);
       float* here = to_pooled[image - task.first].data();
-      add_scaled(row_of(head, category) + own.offset, slope, here, own.head);
-      add_scaled(row_of(head, category), slope, here + own.head, own.tail);
+      rows.add_to(own.offset, here, own.head);
+      rows.add_to(0, here + own.head, own.tail);
     }
   std::vector<char> pixel_values(slab.channels * bytes_of(head.element));
   for (int64_t image = task.first; image < task.end; ++image)
@@ -99,21 +125,23 @@ void to_slab(const Head& head, const HeadBackward& slab, const Images& task, con
 // The gradients of a few classes' weights and biases, from all slabs and images in their order.
 void to_parameters(const Head& head, const std::vector<HeadBackward>& slabs, const std::vector<float>& slopes,
                    int64_t first, int64_t end, float* to_weight, float* to_bias) {
-  const auto& add_scaled = stretches(Element::float32).add_scaled;
   std::vector<double> biases(end - first);
   if (to_weight) std::fill(to_weight + first * head.features, to_weight + end * head.features, 0.0f);
   for (size_t place = 0; place < slabs.size(); ++place) {
-    const Rotated own = rotated(head, slabs[place].channels);
-    for (int64_t image = 0; image < head.images; ++image) {
-      const float* pooled = slabs[place].pooled + image * slabs[place].channels;
+    const HeadBackward& slab = slabs[place];
+    const Rotated own = rotated(head, slab.channels);
+    for (int64_t start = 0; start < head.images; start += ScaledRows::kMost)
       for (int64_t category = first; category < end; ++category) {
-        const float slope = slopes[(place * head.images + image) * head.classes + category];
-        biases[category - first] += slope;
-        if (!to_weight || slope == 0) continue;
-        add_scaled(pooled, slope, to_weight + category * head.features + own.offset, own.head);
-        add_scaled(pooled + own.head, slope, to_weight + category * head.features, own.tail);
+        ScaledRows rows;
+        for (int64_t image = start; image < std::min(start + ScaledRows::kMost, head.images); ++image) {
+          const float slope = slopes[(place * head.images + image) * head.classes + category];
+          biases[category - first] += slope;
+          rows.add(slab.pooled + image * slab.channels, slope);
+        }
+        if (!to_weight) continue;
+        rows.add_to(0, to_weight + category * head.features + own.offset, own.head);
+        rows.add_to(own.head, to_weight + category * head.features, own.tail);
       }
-    }
   }
   if (to_bias)
     for (int64_t category = first; category < end; ++category)

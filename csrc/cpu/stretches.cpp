@@ -54,17 +54,27 @@ void add(const void* source, float* to, int64_t count) {
     store_some<Float32>(to + place, load_some<Float32>(to + place, rest) + load_some<Kind>(from + place, rest), rest);
 }
 
-void add_scaled(const float* from, float factor, float* to, int64_t count) {
+constexpr int kAtOnce = 4;  // sums, to hide the latency of an addition
+
+void add_scaled(const float* const* from, const float* factors, int64_t many, float* to, int64_t count) {
   int64_t place = 0;
-  for (; place + kLanes <= count; place += kLanes)
-    store<Float32>(to + place, floats(to + place) + floats(from + place) * factor);
-  if (const int64_t rest = count - place)
-    store_some<Float32>(to + place, load_some<Float32>(to + place, rest) + load_some<Float32>(from + place, rest) * factor,
-                        rest);
+  for (; place + kAtOnce * kLanes <= count; place += kAtOnce * kLanes) {
+    Floats sums[kAtOnce];
+    for (int v = 0; v < kAtOnce; ++v) sums[v] = floats(to + place + v * kLanes);
+    for (int64_t own = 0; own < many; ++own)
+      for (int v = 0; v < kAtOnce; ++v) sums[v] += floats(from[own] + place + v * kLanes) * factors[own];
+    for (int v = 0; v < kAtOnce; ++v) store<Float32>(to + place + v * kLanes, sums[v]);
+  }
+  for (; place < count; place += kLanes) {
+    const int64_t rest = count - place < kLanes ? count - place : kLanes;
+    Floats sum = load_some<Float32>(to + place, rest);
+    for (int64_t own = 0; own < many; ++own) sum += load_some<Float32>(from[own] + place, rest) * factors[own];
+    store_some<Float32>(to + place, sum, rest);
+  }
 }
 
 float dot(const float* a, const float* b, int64_t count) {
-  constexpr int kAtOnce = 4;  // sums, to hide the latency of an addition
+  if (!count) return 0;
   Floats sums[kAtOnce] = {};
   int64_t place = 0;
   for (; place + kAtOnce * kLanes <= count; place += kAtOnce * kLanes)
@@ -73,9 +83,11 @@ float dot(const float* a, const float* b, int64_t count) {
   if (const int64_t rest = count - place)
     sums[1] += load_some<Float32>(a + place, rest) * load_some<Float32>(b + place, rest);
   const Floats total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  float sum = 0;
-  for (int lane = 0; lane < kLanes; ++lane) sum += total[lane];
-  return sum;
+  float lanes[kLanes];
+  store<Float32>(lanes, total);
+  for (int half = kLanes / 2; half; half /= 2)
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  return lanes[0];
 }
 
 template <typename Kind>

@@ -15,8 +15,8 @@ struct Stretches {
   // to += from.
   void (*add)(const void* from, float* to, int64_t count);
 
-  // to += from * factor.
-  void (*add_scaled)(const float* from, float factor, float* to, int64_t count);
+  // to += from[0] * factors[0] + from[1] * factors[1] + ... up to `many`.
+  void (*add_scaled)(const float* const* from, const float* factors, int64_t many, float* to, int64_t count);
 
   // The sum of a * b.
   float (*dot)(const float* a, const float* b, int64_t count);
