@@ -18,7 +18,9 @@ from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 from toolchain import BuildError, Toolchain, architectures, code_options, mode, torch_root, version_of
 
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
+ROOT = Path(__file__).resolve().parents[1]
+CSRC = ROOT / "csrc"
+OBJECTS = ROOT / "build" / "native"  # an editable installation throws setuptools' own folder away
 CPU, CUDA, REPORT = "slimkern.libslimkern_cpu", "slimkern.libslimkern_cuda", "slimkern._build"
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # libtorch 2.11
 OPTIMISED = ["-std=c++17", "-O3", "-fPIC"]
@@ -112,7 +114,7 @@ class BuildNative(build_ext):
             raise BuildError("pybind11 is not installed where the build runs") from None
         torch_version = version("torch") if "cpu" in self.report else None
         text = json.dumps(self.report | {"built against torch": torch_version, "left out": self.left_out})
-        generated = Path(self.build_temp) / "generated"
+        generated = OBJECTS / "generated"
         generated.mkdir(parents=True, exist_ok=True)
         header = f'#define SLIMKERN_BUILD_REPORT R"json({text})json"\n'
         if not (generated / "report.h").exists() or (generated / "report.h").read_text() != header:
@@ -127,7 +129,7 @@ class BuildNative(build_ext):
         self, compiler: str | None, source: Path, options: list[str], suffix: str = "", more: list[Path] | None = None
     ) -> Compilation:
         stem = "_".join(source.relative_to(CSRC).with_suffix("").parts)
-        output = Path(self.build_temp) / "native" / f"{stem}{suffix}{source.suffix}.o"
+        output = OBJECTS / f"{stem}{suffix}{source.suffix}.o"
         command = [str(compiler), *options, f"-I{CSRC}", "-c", str(source), "-o", str(output)]
         return Compilation(command, [source, *sorted(CSRC.rglob("*.h")), *(more or [])], output)
 
