@@ -32,7 +32,7 @@ INSTRUCTION_SETS = {
     "avx2": AVX2,
     "avx512": [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl"))],
 }
-PASSES = CSRC / "cpu" / "passes.cpp"
+FOR_EACH_INSTRUCTION_SET = {CSRC / "cpu" / f"{name}.cpp" for name in ("passes", "stretches")}
 
 
 def native_extensions() -> list[Extension]:
@@ -75,11 +75,14 @@ class BuildNative(build_ext):
     def _build_cpu(self, target: Path) -> None:
         x86 = platform.machine() in ("x86_64", "AMD64")
         options = [*CXX_OPTIONS, *self._torch_options(), *(["-DSLIMKERN_X86"] if x86 else [])]
-        sources = sorted({CSRC / "library.cpp", *(CSRC / "cpu").glob("*.cpp")} - {PASSES})
+        sources = sorted({CSRC / "library.cpp", *(CSRC / "cpu").glob("*.cpp")} - FOR_EACH_INSTRUCTION_SET)
         compilations = [self._compilation(self.toolchain.cxx, source, options) for source in sources]
         for name in INSTRUCTION_SETS if x86 else ["baseline"]:
             own = [*options, f"-DSLIMKERN_ISA={name}", *INSTRUCTION_SETS[name]]
-            compilations.append(self._compilation(self.toolchain.cxx, PASSES, own, f"_{name}"))
+            compilations += [
+                self._compilation(self.toolchain.cxx, source, own, f"_{name}")
+                for source in sorted(FOR_EACH_INSTRUCTION_SET)
+            ]
         link([self.toolchain.cxx], compile_all(compilations), target, self._libraries())
         self.report["cpu"] = {
             "compiler": version_of(str(self.toolchain.cxx)),

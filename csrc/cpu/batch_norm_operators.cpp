@@ -3,23 +3,11 @@
 #include <tuple>
 
 #include "common/arguments.h"
+#include "common/elements.h"
 #include "cpu/switchable_batch_norm.h"
 
 namespace slimkern::cpu {
 namespace {
-
-Element element_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return Element::float32;
-    case ScalarType::BFloat16:
-      return Element::bfloat16;
-    case ScalarType::Half:
-      return Element::float16;
-    default:
-      STD_TORCH_CHECK(false, "slabs must be float32, bfloat16 or float16");
-  }
-}
 
 Slab slab_of(const Tensor& slab, int64_t offset, int64_t start) {
   return {slab.numel() / slab.size(1), slab.size(1), offset, start, slab.const_data_ptr()};
@@ -32,7 +20,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(
     const std::optional<Tensor>& moments) {
   check_forward(slabs, offsets, running_mean, running_var, residuals, moments);
   const auto vector = [&](const char* name, const auto& given) { return vector_of(name, given, slabs, offsets); };
-  const Norm norm{element_of(slabs[0]), eps, relu, vector("weight", weight), vector("bias", bias)};
+  const Norm norm{element_of<Element>("slabs", slabs[0]), eps, relu, vector("weight", weight), vector("bias", bias)};
   const Given given{vector("running_mean", running_mean), vector("running_var", running_var),
                     moments ? static_cast<const float*>(moments->const_data_ptr()) : nullptr,
                     moments ? moments->size(1) : 0, channels(slabs)};
@@ -57,7 +45,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
     const std::optional<Tensor>& to_weight, const std::optional<Tensor>& to_bias) {
   check_backward(grads, slabs, results, offsets, mean, variance);
   const auto vector = [&](const char* name, const auto& given) { return vector_of(name, given, slabs, offsets); };
-  const Norm norm{element_of(slabs[0]), eps, relu, vector("weight", weight), vector("bias", bias)};
+  const Norm norm{element_of<Element>("slabs", slabs[0]), eps, relu, vector("weight", weight), vector("bias", bias)};
   float *weight_sum = vector("to_weight", to_weight), *bias_sum = vector("to_bias", to_bias);
 
   const std::vector<Tensor> of_slabs = to_slabs ? empty_like(slabs) : std::vector<Tensor>{};

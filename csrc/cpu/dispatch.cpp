@@ -1,17 +1,22 @@
 #include "cpu/passes.h"
+#include "cpu/stretches.h"
 
 namespace slimkern::cpu {
 
 extern const Passes passes_baseline[3];
+extern const Stretches stretches_baseline[3];
 #if defined(SLIMKERN_X86)
 extern const Passes passes_avx2[3];
 extern const Passes passes_avx512[3];
+extern const Stretches stretches_avx2[3];
+extern const Stretches stretches_avx512[3];
 #endif
 
 namespace {
 
 struct Choice {
-  const Passes* table;
+  const Passes* passes;
+  const Stretches* stretches;
   const char* name;
 };
 
@@ -21,10 +26,10 @@ Choice best() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return {passes_avx512, "avx512"};
-  if (avx2) return {passes_avx2, "avx2"};
+    return {passes_avx512, stretches_avx512, "avx512"};
+  if (avx2) return {passes_avx2, stretches_avx2, "avx2"};
 #endif
-  return {passes_baseline, "baseline"};
+  return {passes_baseline, stretches_baseline, "baseline"};
 }
 
 const Choice& choice() {
@@ -34,7 +39,9 @@ const Choice& choice() {
 
 }  // namespace
 
-const Passes& passes(Element element) { return choice().table[static_cast<int>(element)]; }
+const Passes& passes(Element element) { return choice().passes[static_cast<int>(element)]; }
+
+const Stretches& stretches(Element element) { return choice().stretches[static_cast<int>(element)]; }
 
 const char* instruction_set() { return choice().name; }
 

@@ -1,41 +1,18 @@
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <tuple>
 
 #include "common/arguments.h"
+#include "common/elements.h"
+#include "cuda/device_calls.h"
 #include "cuda/switchable_batch_norm.cuh"
 
 namespace slimkern::cuda {
 namespace {
 
 constexpr int64_t kEnoughBlocks = 1024;  // to keep the largest GPUs busy
-
-Element element_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return Element::float32;
-    case ScalarType::BFloat16:
-      return Element::bfloat16;
-    case ScalarType::Half:
-      return Element::float16;
-    default:
-      STD_TORCH_CHECK(false, "slabs must be float32, bfloat16 or float16");
-  }
-}
-
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
-
-void check_launches() {
-  const cudaError_t error = cudaGetLastError();
-  STD_TORCH_CHECK(error == cudaSuccess, "a batch norm kernel could not be launched: ", cudaGetErrorString(error));
-}
 
 // All tensors that a pass touches can be read 16 bytes at a time: whole vectors of channels, at aligned addresses.
 bool is_wide(const std::vector<Tensor>& tensors, int64_t lanes) {
@@ -45,7 +22,7 @@ bool is_wide(const std::vector<Tensor>& tensors, int64_t lanes) {
 }
 
 Access access_of(const std::vector<Tensor>& slabs, std::initializer_list<std::vector<Tensor>> others) {
-  Access access{element_of(slabs[0]), true};
+  Access access{element_of<Element>("slabs", slabs[0]), true};
   const int64_t lanes = access.lanes();
   access.wide = is_wide(slabs, lanes) && std::all_of(others.begin(), others.end(), [&](const auto& tensors) {
                   return is_wide(tensors, lanes);
@@ -99,7 +76,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(
     const std::optional<Tensor>& moments) {
   check_forward(slabs, offsets, running_mean, running_var, residuals, moments);
   const auto vector = [&](const char* name, const auto& given) { return vector_of(name, given, slabs, offsets); };
-  const torch::stable::accelerator::DeviceGuard guard(slabs[0].get_device_index());
+  const DeviceGuard guard(slabs[0].get_device_index());
   const cudaStream_t stream = current_stream(slabs[0]);
   const std::vector<Tensor> results = empty_like(slabs);
   const Tensor mean = statistics_like(slabs), variance = statistics_like(slabs);
@@ -136,7 +113,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(
     }
     launch_normalise(access, rows, affines, relu, stream);
   }
-  check_launches();
+  check_launches("batch norm");
   return {results, mean, variance};
 }
 
@@ -147,7 +124,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
     const std::optional<Tensor>& to_weight, const std::optional<Tensor>& to_bias) {
   check_backward(grads, slabs, results, offsets, mean, variance);
   const auto vector = [&](const char* name, const auto& given) { return vector_of(name, given, slabs, offsets); };
-  const torch::stable::accelerator::DeviceGuard guard(slabs[0].get_device_index());
+  const DeviceGuard guard(slabs[0].get_device_index());
   const cudaStream_t stream = current_stream(slabs[0]);
   const std::vector<Tensor> of_slabs = to_slabs ? empty_like(slabs) : std::vector<Tensor>{};
   const std::vector<Tensor> of_sums = relu && !results.empty() ? empty_like(slabs) : std::vector<Tensor>{};
@@ -181,7 +158,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>> backward(
       rows.row[place].other = rows.row[place].to_sum;
     launch_differentiate(access, rows, affines, slopes, relu && of_sums.empty(), stream);
   }
-  check_launches();
+  check_launches("batch norm");
   return {of_slabs, of_sums};
 }
 

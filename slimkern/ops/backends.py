@@ -13,6 +13,8 @@ BACKENDS = ("torch", "triton", "native")
 """All backends that a user may force: plain torch slab by slab, Triton kernels, compiled C++ and CUDA."""
 
 OPERATORS: dict[str, tuple[str, ...]] = {
+    "pack_weights": ("native", "torch"),
+    "ragged_head": ("native", "torch"),
     "scroll_conv2d": ("torch",),
     "scroll_conv2d_batch_norm": ("native", "torch"),
     "scroll_linear": ("torch",),

@@ -12,8 +12,13 @@ import pytest
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-CPU_SOURCES = [HERE / "batch_norm_cpu.cpp", *(CSRC / "cpu" / f"{name}.cpp" for name in ("passes", "dispatch"))]
-CPU_SOURCES.append(CSRC / "cpu" / "switchable_batch_norm.cpp")
+CPU_SOURCES = [CSRC / "cpu" / f"{name}.cpp" for name in ("passes", "stretches", "dispatch")]
+CPU_PROGRAMS = {"batch_norm": "switchable_batch_norm", "pack_weights": "pack_weights", "ragged_head": "ragged_head"}
+CUDA_PROGRAMS = {
+    "batch_norm": ("switchable_batch_norm", "statistics"),
+    "pack_weights": ("pack_weights",),
+    "ragged_head": ("ragged_head",),
+}
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 INSTRUCTION_SETS = {
     "baseline": [],
@@ -46,8 +51,9 @@ def run(folder: Path, sources: list[Path], options: list[str]) -> str:
     return done.stdout
 
 
-def test_arithmetic(tmp_path: Path) -> None:
-    run(tmp_path, [HERE / "arithmetic.cpp"], MEMORY)
+@pytest.mark.parametrize("program", ["arithmetic", "rotation"])
+def test_arithmetic(program: str, tmp_path: Path) -> None:
+    run(tmp_path, [HERE / f"{program}.cpp"], MEMORY)
 
 
 @pytest.mark.parametrize(
@@ -55,25 +61,31 @@ def test_arithmetic(tmp_path: Path) -> None:
     [("baseline", MEMORY, 2), ("avx2", ["-fsanitize=thread"], 4), ("avx512f", MEMORY, 2)],
     ids=["baseline_memory", "avx2_races", "avx512_memory"],
 )
-def test_batch_norm_with_sanitizers(instruction_set: str, sanitizers: list[str], threads: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", CPU_PROGRAMS)
+def test_cpu_kernels_with_sanitizers(
+    program: str, instruction_set: str, sanitizers: list[str], threads: int, tmp_path: Path
+) -> None:
     if not processor_has(instruction_set):
         pytest.skip(f"this processor has no {instruction_set}")
     # Compiled as if it were the baseline, so that no other is chosen when the program runs.
     own = ["-DSLIMKERN_ISA=baseline", "-ffp-contract=off", *INSTRUCTION_SETS[instruction_set]]
-    assert "passed" in run(tmp_path, CPU_SOURCES, [*own, *sanitizers, f"-DSLIMKERN_STD_THREADS={threads}"])
+    sources = [HERE / f"{program}_cpu.cpp", CSRC / "cpu" / f"{CPU_PROGRAMS[program]}.cpp", *CPU_SOURCES]
+    assert "passed" in run(tmp_path, sources, [*own, *sanitizers, f"-DSLIMKERN_STD_THREADS={threads}"])
 
 
-def test_cuda_kernels_on_the_host(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", CUDA_PROGRAMS)
+def test_cuda_kernels_on_the_host(program: str, tmp_path: Path) -> None:
     own = ["-I", str(HERE / "cuda_on_host"), "-fsanitize=undefined", "-fno-sanitize-recover=all"]
     assert "passed" in run(
-        tmp_path, [HERE / "batch_norm_cuda.cpp"], [*own, "-Wno-unknown-pragmas", "-Wno-sign-compare"]
+        tmp_path, [HERE / f"{program}_cuda.cpp"], [*own, "-Wno-unknown-pragmas", "-Wno-sign-compare"]
     )
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 @pytest.mark.parametrize("architecture", ["80", "90a", "100"])
-def test_cuda_kernels_keep_to_their_registers(architecture: str, tmp_path: Path) -> None:
-    for source in ("switchable_batch_norm", "statistics"):
+@pytest.mark.parametrize("program", CUDA_PROGRAMS)
+def test_cuda_kernels_keep_to_their_registers(program: str, architecture: str, tmp_path: Path) -> None:
+    for source in CUDA_PROGRAMS[program]:
         options = ["-std=c++17", "-O3", f"-arch=sm_{architecture}", "-Xptxas=-v", "--cubin", f"-I{CSRC}"]
         command = ["nvcc", *options, str(CSRC / "cuda" / f"{source}.cu"), "-o", str(tmp_path / source)]
         compiled = subprocess.run(command, capture_output=True, text=True)

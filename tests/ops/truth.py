@@ -100,3 +100,12 @@ def assert_near(name: str, given: Tensor | None, truth: Tensor | None, tolerance
     scale = truth.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     error = ((given.double() - truth).abs().max() / scale).item()
     assert error <= allowed, f"{name}: relative error {error:.2e} exceeds {allowed:.0e}"
+
+
+def assert_each_near(name: str, given: Tensor | None, truth: Tensor | None, tolerance: float) -> None:
+    """Every error is at most `tolerance` times the value itself plus the truth's root mean square."""
+    assert given is not None and truth is not None, f"{name} is missing"
+    assert given.shape == truth.shape, f"{name} has shape {tuple(given.shape)}, the truth {tuple(truth.shape)}"
+    scale = truth.abs() + truth.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    error = ((given.double() - truth).abs() / scale).max().item()
+    assert error <= tolerance, f"{name}: relative error {error:.2e} exceeds {tolerance:.0e}"

@@ -48,7 +48,7 @@ struct Fiber {
 
 inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
-inline size_t running;
+inline size_t running, threads;
 inline std::function<void()> body;
 inline bool last_first = false;  // the order in which the threads of a block take turns
 
@@ -59,7 +59,7 @@ inline void run_body() {
 }
 
 inline void run_block(dim3 block) {
-  const size_t count = block.x * block.y;
+  const size_t count = threads = block.x * block.y;
   if (fibers.size() < count) fibers.resize(count);
   for (size_t place = 0; place < count; ++place) {
     Fiber& fiber = fibers[place];
@@ -83,10 +83,48 @@ inline void run_block(dim3 block) {
 
 }  // namespace cuda_on_host
 
-inline void __syncthreads() {
+namespace cuda_on_host {
+
+inline void give_way() {
   const dim3 own = threadIdx;
-  swapcontext(&cuda_on_host::fibers[cuda_on_host::running].context, &cuda_on_host::scheduler);
+  swapcontext(&fibers[running].context, &scheduler);
   threadIdx = own;
+}
+
+// Where a block's threads `first` to `end` wait for each other; those that have returned aren't waited for.
+struct Barrier {
+  size_t arrived = 0, round = 0;
+
+  void wait(size_t first, size_t end) {
+    const size_t own_round = round;
+    for (++arrived; round == own_round; give_way()) {
+      size_t alive = 0;
+      for (size_t place = first; place < end; ++place) alive += !fibers[place].done;
+      if (arrived < alive) continue;
+      arrived = 0;
+      ++round;
+      break;
+    }
+  }
+};
+
+inline Barrier of_block;
+inline Barrier of_warp[32];
+
+}  // namespace cuda_on_host
+
+inline void __syncthreads() { cuda_on_host::of_block.wait(0, cuda_on_host::threads); }
+
+// All lanes of a warp must take part.
+template <typename Value>
+Value __shfl_xor_sync(unsigned, Value value, int mask) {
+  static Value exchanged[1024];
+  const size_t own = cuda_on_host::running, first = own / 32 * 32;
+  exchanged[own] = value;
+  cuda_on_host::of_warp[own / 32].wait(first, first + 32);
+  const Value other = exchanged[own ^ mask];
+  cuda_on_host::of_warp[own / 32].wait(first, first + 32);
+  return other;
 }
 
 namespace slimkern::cuda {
