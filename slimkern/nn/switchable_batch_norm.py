@@ -104,12 +104,12 @@ class SwitchableBatchNorm2d(nn.Module):
         norm = nn.BatchNorm2d(
             self.sizes[place], self.eps, self.momentum, self.affine, self.track_running_stats, device="meta"
         )
-        norm.to_empty(device=self._device())
         own = self._own(place)
         state = {
-            name: tensor[place if tensor.dtype == torch.long else own] for name, tensor in self.state_dict().items()
+            name: tensor[place if tensor.dtype == torch.long else own].clone()
+            for name, tensor in self.state_dict().items()
         }
-        norm.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
+        norm.load_state_dict(state, assign=True)
         for mine, given in zip(norm.parameters(), self.parameters(), strict=True):
             mine.requires_grad_(given.requires_grad)
         return norm.train(self.training)

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "cpu/switchable_batch_norm.h"
+#include "elements.h"
 #include "slabs.h"
 
 using namespace slimkern::cpu;
@@ -10,40 +11,6 @@ using namespace slimkern::cpu;
 namespace {
 
 constexpr double kEps = 1e-3;
-
-// A value in memory as the element has it; eighths lose nothing.
-std::vector<char> stored(const std::vector<double>& values, Element element) {
-  std::vector<char> bytes(values.size() * bytes_of(element));
-  for (size_t place = 0; place < values.size(); ++place) {
-    const float value = static_cast<float>(values[place]);
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    if (element == Element::float32) std::memcpy(&bytes[place * 4], &bits, 4);
-    uint16_t half = static_cast<uint16_t>(bits >> 16);
-    if (element == Element::float16)
-      half = bits << 1 ? static_cast<uint16_t>((bits >> 16 & 0x8000) | ((bits >> 13 & 0x3ffff) - (112 << 10))) : 0;
-    if (element != Element::float32) std::memcpy(&bytes[place * 2], &half, 2);
-  }
-  return bytes;
-}
-
-std::vector<float> read(const std::vector<char>& bytes, Element element) {
-  std::vector<float> values(bytes.size() / bytes_of(element));
-  for (size_t place = 0; place < values.size(); ++place) {
-    if (element == Element::float32) {
-      std::memcpy(&values[place], &bytes[place * 4], 4);
-      continue;
-    }
-    uint16_t half;
-    std::memcpy(&half, &bytes[place * 2], 2);
-    const uint32_t word = static_cast<uint32_t>(half) << 16;
-    if (element == Element::bfloat16) std::memcpy(&values[place], &word, 4);
-    if (element == Element::float16)
-      values[place] = std::ldexp(half & 0x7c00 ? 0x400 | (half & 0x3ff) : half & 0x3ff,
-                                 std::max(half >> 10 & 0x1f, 1) - 25) * (half & 0x8000 ? -1 : 1);
-  }
-  return values;
-}
 
 void check(const std::vector<Shape>& shapes, Element element, bool residual, bool relu) {
   const double tolerance = element == Element::float32 ? 1e-5 : element == Element::float16 ? 2e-3 : 1e-2;
