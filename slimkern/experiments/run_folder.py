@@ -23,7 +23,13 @@ import torch
 
 from slimkern.continual.metrics import Counts
 from slimkern.experiments.atomic import append_bytes, write_bytes
-from slimkern.experiments.config_file import FolderInUseError, RunFolderError, read_config, refuse_difference, write_config
+from slimkern.experiments.config_file import (
+    FolderInUseError,
+    RunFolderError,
+    read_config,
+    refuse_difference,
+    write_config,
+)
 
 CONFIG, EVENTS, COUNTS, CHECKPOINT, LOCK = "config.json", "events.jsonl", "counts.json", "last.pt", "lock"
 

@@ -184,7 +184,9 @@ def test_only_one_process_trains_in_a_folder_and_its_death_frees_it(tmp_path: Pa
     command, root = [sys.executable, "-c", HOLDER, str(path)], Path(__file__).parents[2]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(FolderInUseError, match=rf"another process trains in it \(process {other.pid} on .+\); wait"):
+        with pytest.raises(
+            FolderInUseError, match=rf"another process trains in it \(process {other.pid} on .+\); wait"
+        ):
             RunFolder.open(path, {"seed": 0})
         assert RunFolder.read(path).config == {"seed": 0}
         other.kill()

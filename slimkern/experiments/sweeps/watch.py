@@ -66,7 +66,9 @@ class ProgressWatcher(Watcher):
                 shown.append((job, self._look(job)))
         parts = [f"{self._ended} of {self._total} runs", *([f"{self._failed} failed"] if self._failed else [])]
         parts += [f"{job.name} {found.detail}" for job, found in shown if found.detail][:_SHOWN]
-        self._bar.update(self._line, completed=sum(self._shares.values()), description="  ".join([*parts, self._left()]))
+        self._bar.update(
+            self._line, completed=sum(self._shares.values()), description="  ".join([*parts, self._left()])
+        )
 
     def ended(self, outcome: Outcome) -> None:
         """Says how, and how long the rest will take."""
