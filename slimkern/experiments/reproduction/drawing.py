@@ -32,8 +32,10 @@ def draw(report: Report, path: Path) -> None:
     matplotlib = load_extra("matplotlib", extra="plot")
     with matplotlib.rc_context(STYLE):
         figure = _curves(report) if report.target.curves else _points(report)
-        wide = round(figure.get_figwidth() * 11)
-        figure.suptitle(fill(report.title, wide), x=0.01, ha="left", color="#B00000" if report.shortened else "black")
+        when = "each task" if report.target.curves else "the last task"
+        wide = round(figure.get_figwidth() * 10.5)
+        lines = [fill(line, wide) for line in (report.title(when), report.shortened) if line]
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", color="#B00000" if report.shortened else "black")
         save_figure(figure, path)
 
 
@@ -71,6 +73,17 @@ def _point(panel: Any, place: float, comparison: Comparison) -> None:
         colour = METHOD_COLOURS.get(comparison.cell.method, OTHER_COLOUR)
         spread = None if np.isnan(ours.std) else ours.std
         panel.errorbar(place, ours.mean, spread, color=colour, marker=marker, zorder=3)
+    else:
+        panel.annotate(
+            "missing",
+            (place, 0),
+            (0, 3),
+            textcoords="offset points",
+            rotation=90,
+            ha="center",
+            fontsize=7,
+            color="#666666",
+        )
 
 
 def _curves(report: Report) -> Any:
@@ -79,12 +92,15 @@ def _curves(report: Report) -> Any:
     methods = list(dict.fromkeys(c.cell.method for c in report.comparisons))
     variants = list(dict.fromkeys(c.cell.variant for c in report.comparisons))
     figure, panels = _panels(len(splits), len(methods), max(2.3, 7.5 / len(methods)), 2.5)
-    for c in report.comparisons:
-        _curve(panels[splits.index(c.cell.tasks)][methods.index(c.cell.method)], c)
     for tasks, row in zip(splits, panels, strict=True):
         for method, panel in zip(methods, row, strict=True):
+            own = [c for c in report.comparisons if (c.cell.tasks, c.cell.method) == (tasks, method)]
+            for comparison in own:
+                _curve(panel, comparison)
+            missing = [f"{c.cell.variant}: missing" for c in own if not len(c.curves)]
+            panel.text(0.98, 0.98, "\n".join(missing), transform=panel.transAxes, ha="right", va="top", fontsize=7)
             panel.set_title(f"{method}, {tasks} tasks")
-            panel.set_xlim(0.5, tasks + 0.5)
+            panel.set_xlim(0.5, 1.08 * tasks + 0.2)
             panel.xaxis.get_major_locator().set_params(integer=True)
             panel.set_ylim(bottom=0)
         row[0].set_ylabel("average accuracy (%)")
@@ -98,8 +114,10 @@ def _curves(report: Report) -> Any:
 def _curve(panel: Any, comparison: Comparison) -> None:
     variant, paper = comparison.cell.variant, comparison.published
     if paper is not None and comparison.comparable:
-        last = comparison.cell.tasks
-        panel.errorbar(last, paper.mean, paper.std, color=PAPER_COLOUR, marker=MARKERS[variant], mfc="white", zorder=4)
+        beside = 1.05 * comparison.cell.tasks
+        panel.errorbar(
+            beside, paper.mean, paper.std, color=PAPER_COLOUR, marker=MARKERS[variant], mfc="white", zorder=4
+        )
     curves = comparison.curves
     if not len(curves):
         return

@@ -14,6 +14,11 @@ from slimkern.experiments.reproduction.selection import Target
 from slimkern.experiments.tables import Spread, Table
 
 DAGGER = "†"
+ABOUT_TEST = f"""\
+z = (ours - paper) / sqrt(s_ours² / n_ours + s_paper² / n_paper); p from Student's t with Welch's degrees of freedom.
+The paper doesn't state its number of runs, its decimals point to n_paper = {RUNS_IF_UNSTATED}. Both need two finished
+runs.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,34 +45,38 @@ class Report:
         return f"SHORTENED: {', '.join(self.differences)}" if self.differences else ""
 
     @property
-    def title(self) -> str:
-        """The title of tables and pictures."""
-        name = {"table": "Table", "figure": "Figure"}[self.target.name[:-1]] + f" {self.target.name[-1]}"
-        told = {"agnostic": "task-agnostic", "aware": "task-aware"}
-        settings = " and ".join(told[setting] for setting in self.target.settings)
-        when = "each task" if self.target.curves else "the last task"
-        title = f"{name} of the ScrollNet paper: average accuracy (%) after {when} on {self.target.dataset}, {settings}"
-        return f"{title}. {self.shortened} ({DAGGER}: not comparable)" if self.shortened else title
+    def name(self) -> str:
+        """The table or figure in words."""
+        kind, number = self.target.name[:-1], self.target.name[-1]
+        return f"{kind.capitalize()} {number} of the ScrollNet paper"
+
+    def title(self, when: str) -> str:
+        """What a table or picture shows that tells of the accuracy after `when`."""
+        settings = " and ".join(f"task-{setting}" for setting in self.target.settings)
+        return f"{self.name}: average accuracy (%) after {when} on {self.target.dataset}, {settings}"
 
 
 def overview(report: Report) -> Table:
     """Laid out as in the paper: a column for each setting and split; ours above the paper's."""
-    columns: list[tuple[Setting, int]] = list(dict.fromkeys((c.setting, c.cell.tasks) for c in report.comparisons))
+    splits = dict.fromkeys(c.cell.tasks for c in report.comparisons)
+    columns: list[tuple[Setting, int]] = [(setting, tasks) for setting in report.target.settings for tasks in splits]
     found = {(c.cell.method, c.cell.variant, c.setting, c.cell.tasks): c for c in report.comparisons}
     rows = []
     for method, variant in dict.fromkeys((c.cell.method, c.cell.variant) for c in report.comparisons):
         own = [found[method, variant, *column] for column in columns]
         rows.append((method, variant, "ours", *(_ours(comparison) for comparison in own)))
-        rows.append((method, variant, "paper", *(_paper(comparison) for comparison in own)))
+        if any(comparison.published for comparison in own):
+            rows.append((method, variant, "paper", *(_paper(comparison) for comparison in own)))
     headers = ("method", "network", "from", *(f"{setting}, {tasks} tasks" for setting, tasks in columns))
-    return Table(report.title, headers, tuple(rows))
+    mark = f". {report.shortened} ({DAGGER}: not comparable)" if report.shortened else ""
+    return Table(report.title("the last task") + mark, headers, tuple(rows))
 
 
 def comparison_table(report: Report) -> Table:
     """A row for each cell and setting, with the difference and its test."""
     rows = tuple(
         (
-            c.cell.method, c.cell.variant, c.cell.tasks, f"task-{c.setting}", c.runs, _ours(c), _paper(c),
+            c.cell.method, c.cell.variant, c.cell.tasks, f"task-{c.setting}", c.runs, str(c.ours), _paper(c),
             _signed(c.difference), _signed(c.test.z), _number(c.test.p, ".3f"),
         )
         for c in report.comparisons
@@ -78,13 +87,12 @@ def comparison_table(report: Report) -> Table:
 
 def markdown(report: Report) -> str:
     """The whole report."""
-    parts = [f"# {report.title}", ""]
+    parts = [f"# {report.name}{', shortened' * bool(report.shortened)}", ""]
     if report.shortened:
-        parts += [
-            f"> **{report.shortened}.** Figures marked {DAGGER} say nothing about the paper's; no difference is drawn.",
-            "",
-        ]
-    parts += [overview(report).markdown(), comparison_table(report).markdown(), _notes(report)]
+        parts += [f"> **{report.shortened}.** Figures marked {DAGGER} can't be compared with the paper's.", ""]
+    parts += [overview(report).markdown(), _about_ours(report)]
+    if not report.differences:
+        parts += [comparison_table(report).markdown(), ABOUT_TEST]
     if report.missing:
         parts += [Table("Runs that aren't finished", ("run", "state"), tuple(report.missing)).markdown()]
     return "\n".join(parts)
@@ -124,17 +132,12 @@ def _identity(report: Report, comparison: Comparison) -> list[str | int]:
     return [report.target.dataset, cell.method, cell.variant, cell.tasks, comparison.setting]
 
 
-def _notes(report: Report) -> str:
-    lines = [
-        f"Ours: mean ± sample standard deviation over the finished runs of seeds {', '.join(map(str, report.seeds))}; "
-        '"missing" where none is finished. A seed also shuffles the classes.',
-        "",
-        "z = (ours - paper) / sqrt(s_ours² / n_ours + s_paper² / n_paper), p from Student's t with Welch's degrees of "
-        f"freedom; the paper doesn't state its number of runs, its decimals point to n_paper = {RUNS_IF_UNSTATED}. "
-        "Both need two finished runs.",
-        "",
-    ]
-    return "\n".join(lines)
+def _about_ours(report: Report) -> str:
+    seeds = ", ".join(map(str, report.seeds))
+    return (
+        f"Ours: mean ± sample standard deviation over the finished runs of seeds {seeds}; how many in brackets if some "
+        'are missing, "missing" if all are. A seed also shuffles the classes.\n'
+    )
 
 
 def _ours(comparison: Comparison) -> str:
