@@ -65,6 +65,8 @@ class TrainConfig:
     """Blocks that `--scroll constant` scrolls by from task to task; 0 never scrolls."""
     protocol: Protocol = "paper"
     """Where the paper and its released code differ: `released` adds EWC's penalty once for each width."""
+    search: bool = False
+    """Search the learning rate and the method's strength of each task on its held-out images, as FACIL does."""
     epochs: int = 200
     """Epochs a task."""
     batch_size: int = 64

@@ -59,7 +59,9 @@ def train(
         ConfigError, TaskError: the configuration doesn't fit the method or the data set.
         DivergedError: a loss was NaN or infinite.
     """
-    trainer = Trainer(config, dataset, torch.device(device))
+    from slimkern.continual.trainers import make_trainer  # its trainers are made from the one below
+
+    trainer = make_trainer(config, dataset, torch.device(device))
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.run(recorder or Recorder())
