@@ -13,6 +13,7 @@ MethodName = Literal["ft", "lwf", "ewc"]
 ModelName = Literal["resnet18"]
 ClassOrder = Literal["seed", "sorted", "icarl"]
 Protocol = Literal["paper", "released"]
+ScrollName = Literal["constant", "none", "random", "correlation"]
 
 
 class ConfigError(Exception):
@@ -58,10 +59,14 @@ class TrainConfig:
     """Options of the method, as name value pairs: see `slimkern methods`."""
     widths: tuple[float, ...] = (4.0,)
     """1 for the plain baseline, 2 or 4 for ScrollNet-2 or -4, or ascending fractions that end in 1.0."""
+    scroll: ScrollName = "constant"
+    """How tasks are ranked: by the paper's constant step, never anew, by random steps, or apart from unlike tasks."""
     scroll_step: int = 1
-    """Blocks that the ranking is scrolled by from task to task; 0 never scrolls."""
+    """Blocks that `--scroll constant` scrolls by from task to task; 0 never scrolls."""
     protocol: Protocol = "paper"
     """Where the paper and its released code differ: `released` adds EWC's penalty once for each width."""
+    search: bool = False
+    """Search the learning rate and the method's strength of each task on its held-out images, as FACIL does."""
     epochs: int = 200
     """Epochs a task."""
     batch_size: int = 64
@@ -121,6 +126,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "model": get_args(ModelName),
     "method": get_args(MethodName),
     "protocol": get_args(Protocol),
+    "scroll": get_args(ScrollName),
 }
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
