@@ -11,28 +11,17 @@ import tyro
 from rich.console import Console
 
 from slimkern.continual.config import ConfigError, TrainConfig
-from slimkern.continual.data import CorruptDataError, MissingDataError, MissingExtraError, UnknownDatasetError
 from slimkern.continual.methods import METHODS
-from slimkern.continual.tasks import TaskError
-from slimkern.continual.training import DivergedError
-from slimkern.experiments.atomic import StorageError
-from slimkern.experiments.config_file import RunFolderError
 from slimkern.experiments.demo import demo as run_demo
+from slimkern.experiments.errors import MENDABLE
 from slimkern.experiments.progress import ProgressRecorder
 from slimkern.experiments.report import report as make_report
 from slimkern.experiments.run import default_folder, run
-from slimkern.experiments.runs import ReportError, group_by_seed, read_runs
+from slimkern.experiments.runs import group_by_seed, read_runs
 from slimkern.experiments.tables import closing_table, width_table
 from slimkern.experiments.tensorboard import TensorBoardRecorder
 from slimkern.info import describe
 from slimkern.memory import keep_freed_memory
-from slimkern.nn import ConversionError
-
-MENDABLE = (
-    ConfigError, ConversionError, TaskError, UnknownDatasetError, MissingDataError, CorruptDataError, MissingExtraError,
-    RunFolderError, ReportError, StorageError, DivergedError, ImportError,
-)  # fmt: skip
-"""Errors whose message tells the user what to do; all others keep their traceback."""
 
 app = tyro.extras.SubcommandApp()
 

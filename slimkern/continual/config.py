@@ -14,6 +14,7 @@ MethodName = Literal["ft", "lwf", "ewc", "mas", "icarl", "bic", "lucir", "joint"
 ModelName = Literal["resnet18"]
 ClassOrder = Literal["seed", "sorted", "icarl"]
 Protocol = Literal["paper", "released"]
+ScrollName = Literal["constant", "none", "random", "correlation"]
 
 
 class ConfigError(Exception):
@@ -41,6 +42,8 @@ class TrainConfig:
     """Number of tasks that the classes are split into."""
     first_task_classes: int | None = None
     """Classes of the first task, where it is larger than the others."""
+    classes: int | None = None
+    """Only the first so many classes of the class order, for a shortened run; by default all."""
     class_order: ClassOrder = "seed"
     """Order in which classes are learned: shuffled by the seed, the data set's own, or iCaRL's for CIFAR-100."""
     validation: float = 0.1
@@ -63,11 +66,15 @@ class TrainConfig:
     """How exemplars are chosen: by their features' mean, at random, most uncertain or nearest the boundary first."""
     widths: tuple[float, ...] = (4.0,)
     """1 for the plain baseline, 2 or 4 for ScrollNet-2 or -4, or ascending fractions that end in 1.0."""
+    scroll: ScrollName = "constant"
+    """How tasks are ranked: by the paper's constant step, never anew, by random steps, or apart from unlike tasks."""
     scroll_step: int = 1
-    """Blocks that the ranking is scrolled by from task to task; 0 never scrolls."""
+    """Blocks that `--scroll constant` scrolls by from task to task; 0 never scrolls."""
     protocol: Protocol = "paper"
     """Where the paper and its released code differ: `released` adds penalties on weights once for each width, and
     rounds the exemplars of a class up, so that they may be more than --exemplars in all."""
+    search: bool = False
+    """Search the learning rate and the method's strength of each task on its held-out images, as FACIL does."""
     epochs: int = 200
     """Epochs a task."""
     batch_size: int = 64
@@ -132,6 +139,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "method": get_args(MethodName),
     "selection": get_args(SelectionName),
     "protocol": get_args(Protocol),
+    "scroll": get_args(ScrollName),
 }
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {

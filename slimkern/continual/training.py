@@ -19,11 +19,13 @@ from slimkern.continual.exemplars import Budget, Exemplars, class_sizes
 from slimkern.continual.methods import Method, Step, make_method
 from slimkern.continual.methods.method import classification_loss
 from slimkern.continual.metrics import Counts
+from slimkern.continual.movement import Movement
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
+from slimkern.continual.scroll_policies import make_scroll_policy
 from slimkern.continual.seeding import seed_for
 from slimkern.continual.tasks import Task, build_tasks
 from slimkern.models import resnet18
-from slimkern.nn import scroll_to
+from slimkern.nn import set_scroll
 from slimkern.width_batch import WidthBatch, every_width
 
 State = dict[str, Any]
@@ -58,7 +60,9 @@ def train(
         ConfigError, TaskError: the configuration doesn't fit the method or the data set.
         DivergedError: a loss was NaN or infinite.
     """
-    trainer = Trainer(config, dataset, torch.device(device))
+    from slimkern.continual.trainers import make_trainer  # its trainers are made from the one below
+
+    trainer = make_trainer(config, dataset, torch.device(device))
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.run(recorder or Recorder())
@@ -70,6 +74,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
         self.config, self.device = config, device
         self.method: Method = make_method(config)
+        self.scroll_policy = make_scroll_policy(config if self.method.scrolls else replace(config, scroll="none"))
+        self.movement = Movement()
         widths = config.all_widths()
         self.tasks = [
             _moved(task, device)
@@ -77,6 +83,7 @@ class Trainer:
                 dataset,
                 tasks=config.tasks,
                 first_task_classes=config.first_task_classes,
+                classes=config.classes,
                 order=config.class_order,
                 seed=config.seed,
                 validation=config.validation,
@@ -112,6 +119,8 @@ class Trainer:
             "optimiser": self.optimiser.state_dict() if self.epoch else None,
             "method": self.method.state_dict(),
             "exemplars": self.exemplars.state_dict(),
+            "scroll_policy": self.scroll_policy.state_dict(),
+            "movement": self.movement.state_dict() if self.epoch else None,
             "counts": self.counts.to_json(),
         }
 
@@ -123,18 +132,22 @@ class Trainer:
         self.net.load_state_dict(state["net"])
         self.method.load_state_dict(state["method"], self.net)
         self.exemplars.load_state_dict(state["exemplars"])
+        self.scroll_policy.load_state_dict(state["scroll_policy"])
         self.counts = Counts.from_json(state["counts"])
         if self.epoch:
             self._set_optimiser()
             self.optimiser.load_state_dict(state["optimiser"])
+            self.movement.load_state_dict(state["movement"])
 
     def _learn(self, task: Task, recorder: Recorder) -> None:
         config = self.config
         if self.epoch == 0:
             seed_for(config.seed, _TASK, task.index)
+            scroll = self.scroll_policy.choose(self.net, task.index, self._sample(task))
             self.net.add_head(len(task.classes))
-            scroll_to(self.net, task.index, config.scroll_step)
+            recorder.noted("scrolled", {"task": task.index, "scroll": set_scroll(self.net, scroll)})
             self._set_optimiser()
+            self.movement.begin(self.net.backbone)
             self.method.before_task(self.net, task.index)
         images = self._training_images(task)
         while self.epoch < config.epochs:
@@ -142,6 +155,7 @@ class Trainer:
             self.epoch += 1
             recorder.epoch_finished(summary)
             recorder.checkpoint(self.state_dict())
+        recorder.noted("moved", {"task": task.index, "blocks": self.movement.by_block(self.net.backbone)})
         seed_for(config.seed, _AFTER, task.index)
         self._finish(task)
         self._evaluate(task)
@@ -157,6 +171,7 @@ class Trainer:
             kept = (self.exemplars.trained, self.exemplars.held_out)
             self.method.after_selection(self.net, *(plain_batches(images, normalise) for images in kept))
         self.method.after_task(self.net, task.index, self._batches(self.exemplars.split(task)[0]))
+        self.scroll_policy.task_learned(self.net, self._sample(task))
 
     def _evaluate(self, task: Task) -> None:
         seen, normalise = self.tasks[: task.index + 1], self.augmentation.normalise
@@ -236,6 +251,11 @@ class Trainer:
             chosen = data.select(own)
             images = self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last)
             yield images, chosen.labels
+
+    def _sample(self, task: Task) -> Tensor:
+        """At most 256 training images of a task, evenly spread and not augmented."""
+        images = task.train.images
+        return self.augmentation.normalise(images[:: -(-len(images) // 256)])
 
     def _norm(self) -> Tensor:
         """The norm of all weights: finite only if each of them is."""

@@ -52,10 +52,12 @@ class Method:
     Attributes:
         needs_exemplars: the method can't run without exemplars.
         keeps_all_images: it learns each task together with all images of the earlier ones, and takes no exemplars.
+        scrolls: tasks may have other rankings than the first one.
     """
 
     needs_exemplars: ClassVar[bool] = False
     keeps_all_images: ClassVar[bool] = False
+    scrolls: ClassVar[bool] = True
 
     @classmethod
     def options(cls) -> dict[str, float]:
