@@ -9,11 +9,12 @@ from slimkern.continual.training import DivergedError
 from slimkern.experiments.atomic import StorageError
 from slimkern.experiments.config_file import RunFolderError
 from slimkern.experiments.runs import ReportError
+from slimkern.experiments.sweeps.sweep import FailedRunsError
 from slimkern.nn import ConversionError
 
 MENDABLE = (
     ConfigError, ConversionError, TaskError, UnknownDatasetError, MissingDataError, CorruptDataError, MissingExtraError,
-    RunFolderError, ReportError, StorageError, DivergedError, ImportError,
+    RunFolderError, ReportError, StorageError, DivergedError, FailedRunsError, ImportError,
 )  # fmt: skip
 
 

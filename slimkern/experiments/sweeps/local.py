@@ -14,7 +14,6 @@ from types import TracebackType
 
 import torch
 
-from slimkern.continual.config import ConfigError
 from slimkern.experiments.sweeps import worker
 from slimkern.experiments.sweeps.job import Job, Outcome
 
@@ -38,14 +37,9 @@ class LocalPool:
             those that this process sees, several to a GPU if there are more jobs than GPUs.
         device: cpu, cuda for all GPUs, or one GPU such as cuda:1.
         logs: folder for what the processes print.
-
-    Raises:
-        ConfigError: `parallel` is below 1.
     """
 
     def __init__(self, parallel: int, device: torch.device, logs: Path) -> None:
-        if parallel < 1:
-            raise ConfigError(f"parallel={parallel} must be at least 1")
         self.slots = parallel
         self._logs = logs
         self._free = slots(parallel, device)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from slimkern.experiments.errors import MENDABLE, in_one_line
+from slimkern.continual.config import ConfigError
 from slimkern.experiments.config_file import FolderInUseError
+from slimkern.experiments.errors import MENDABLE, in_one_line
 from slimkern.experiments.optional import load_extra
 from slimkern.experiments.sweeps.job import Job, Outcome, attempt
 
@@ -26,7 +27,7 @@ class RayPool:
 
     Raises:
         ImportError: Ray isn't installed.
-        ConnectionError: there is no cluster at this address.
+        ConfigError: there is no cluster at this address.
     """
 
     slots = 1_000_000
@@ -35,7 +36,10 @@ class RayPool:
         self._ray = load_extra("ray", extra="ray")
         self._joined = not self._ray.is_initialized()
         if self._joined:
-            self._ray.init(address, log_to_driver=False, include_dashboard=False if address == "local" else None)
+            try:
+                self._ray.init(address, log_to_driver=False, include_dashboard=False if address == "local" else None)
+            except (ConnectionError, ValueError) as cause:
+                raise ConfigError(f"ray={address}: {in_one_line(cause)}") from cause
         # A fresh process for each job, so that it has the GPU's memory for itself and its own number of threads.
         self._train = self._ray.remote(
             num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=True, max_calls=1

@@ -10,6 +10,10 @@ from typing import Protocol
 from slimkern.experiments.sweeps.job import Job, Outcome
 
 
+class FailedRunsError(RuntimeError):
+    """Some runs of many have failed; the message names them and why. The others are finished."""
+
+
 class Pool(Protocol):
     """Where jobs are trained. Leaving its context ends those that are still running."""
 
@@ -65,3 +69,13 @@ def sweep(jobs: Sequence[Job], pool: Pool, watcher: Watcher | None = None) -> li
                 watcher.ended(outcome)
             watcher.waited([job for job in jobs if job in running])
     return outcomes
+
+
+def refuse_failures(outcomes: Sequence[Outcome]) -> None:
+    """Raises FailedRunsError if a run has failed."""
+    failed = [outcome for outcome in outcomes if outcome.failure is not None]
+    if failed:
+        lines = [f"  {outcome.job.name}: {outcome.failure}" for outcome in failed]
+        raise FailedRunsError(
+            "\n".join([f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again:", *lines])
+        )
