@@ -1,4 +1,4 @@
-"""Triton kernels, one file per operator. This package imports without a GPU and without Triton; its modules need Triton.
+"""Triton kernels, one file per operator. The package imports without a GPU and without Triton; its modules need Triton.
 
 A launch covers all slabs of a batch. What it does for each is said by rows (`slab_table`), so that nested widths of one
 weight, private weights and frozen slabs are data, not other kernels.
