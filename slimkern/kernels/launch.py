@@ -1,0 +1,48 @@
+"""What every launch needs: where it runs, how exactly it multiplies, and its numbers on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+import triton
+from numpy.typing import NDArray
+from torch import Tensor
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""Whether kernels run in Triton's interpreter, on tensors of the CPU; read when Triton was imported."""
+
+INTERPRETED_PROGRAMS = 3
+"""Programs of a launch in the interpreter: few, so that each computes several tiles."""
+
+SHARED_MEMORY = 227 * 1024
+REGISTERS = 64 * 1024
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How products are formed: float32 exactly, or as TF32 where PyTorch's switch for convolutions allows it."""
+    return "tf32" if dtype != torch.float32 or torch.backends.cudnn.allow_tf32 else "ieee"
+
+
+def on_device(numbers: Sequence[Sequence[int]] | NDArray[np.int32], device: torch.device) -> Tensor:
+    """Numbers as int32 on a device. Plans keep them: nothing is copied when a launch is repeated.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured; it would copy the numbers at each replay.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a CUDA graph is being captured, and this launch has no plan yet: run the same call once before the capture"
+        )
+    return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int32)).to(device)
+
+
+@cache
+def programs(device: torch.device, warps: int, registers: int, shared: int) -> int:
+    """Programs that a device holds at once, each with so many warps, registers a thread, and bytes of shared memory."""
+    if device.type != "cuda":
+        return INTERPRETED_PROGRAMS
+    resident = min(SHARED_MEMORY // max(shared, 1), REGISTERS // (registers * warps * 32), 8)
+    return max(resident, 1) * torch.cuda.get_device_properties(device).multi_processor_count

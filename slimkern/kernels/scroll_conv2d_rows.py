@@ -1,0 +1,132 @@
+"""The rows of a `gather` launch: what the forward pass and the input gradient of each slab read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import gcd
+from typing import NamedTuple
+
+from slimkern.kernels.scroll_conv2d_gather import GatherRow
+from slimkern.kernels.slab_table import SlabRow, SlabTable
+
+Pair = tuple[int, int]
+
+
+class Geometry(NamedTuple):
+    """How a kernel moves over an image, height then width; as in `torch.nn.functional.conv2d`."""
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+
+    def result(self, image: Pair) -> Pair:
+        """Height and width of what an image of this size is convolved to."""
+        height, width = (
+            (image[axis] + 2 * self.padding[axis] - self.dilation[axis] * (self.kernel[axis] - 1) - 1)
+            // self.stride[axis]
+            + 1
+            for axis in (0, 1)
+        )
+        return height, width
+
+
+class Walk(NamedTuple):
+    """How result pixels meet source pixels along one axis; the same for all rows of a launch."""
+
+    scale: int
+    step: int
+    spread: int
+    tap_step: int
+
+
+class Grid(NamedTuple):
+    """The result pixels of a row along one axis, and the taps that they meet."""
+
+    size: int
+    start: int
+    tap: int
+    taps: int
+    shift: int
+
+
+def forward_walk(geometry: Geometry, axis: int) -> Walk:
+    """The forward pass meets every tap, `dilation` source pixels from the last one."""
+    return Walk(geometry.stride[axis], geometry.dilation[axis], 1, 1)
+
+
+def backward_walk(geometry: Geometry, axis: int) -> Walk:
+    """An input pixel y meets the result pixel (y + padding - tap * dilation) / stride, where that is a whole number."""
+    stride, dilation = geometry.stride[axis], geometry.dilation[axis]
+    tap_step = stride // gcd(stride, dilation)
+    return Walk(1, -(tap_step * dilation) // stride, stride, tap_step)
+
+
+def backward_grids(geometry: Geometry, image: Pair, axis: int) -> list[Grid]:
+    """The input pixels by their remainder modulo the stride: those with the same one meet the same taps."""
+    kernel, stride, padding, dilation = (pair[axis] for pair in geometry)
+    tap_step = stride // gcd(stride, dilation)
+    grids = []
+    for start in range(min(stride, image[axis])):
+        met = [tap for tap in range(min(tap_step, kernel)) if (start + padding - tap * dilation) % stride == 0]
+        tap = met[0] if met else 0
+        taps = len(range(tap, kernel, tap_step)) if met else 0
+        size = -(-(image[axis] - start) // stride)
+        grids.append(Grid(size, start, tap, taps, (start + padding - tap * dilation) // stride))
+    return grids
+
+
+def forward_rows(table: SlabTable, geometry: Geometry, image: Pair, source_channels: Sequence[int]) -> list[GatherRow]:
+    """One row a slab. `source_channels` are those of each input tensor."""
+    sides = geometry.result(image)
+    grids = [Grid(sides[axis], 0, 0, geometry.kernel[axis], -geometry.padding[axis]) for axis in (0, 1)]
+    return [
+        GatherRow(
+            row.source, source_channels[row.source], row.first_input, row.inputs, place, row.outputs,
+            row.weight.tensor, row.weight.start, row.weight.strides.row, *_tap_strides(row),
+            row.weight.in_offset, row.weight.columns, row.weight.out_offset, row.weight.rows,
+            row.bias_offset, row.bias_channels, row.norm_offset, *_flat(*grids),
+        )
+        for place, row in enumerate(table)
+    ]  # fmt: skip
+
+
+def backward_rows(table: SlabTable, geometry: Geometry, image: Pair) -> list[GatherRow]:
+    """The rows of every slab that isn't frozen: one for each pair of remainders; slab i reads and writes tensor i."""
+    remainders = list(product(*(backward_grids(geometry, image, axis) for axis in (0, 1))))
+    return [
+        GatherRow(
+            place, row.outputs, 0, row.outputs, place, row.inputs,
+            row.weight.tensor, row.weight.start, row.weight.strides.row, *_tap_strides(row),
+            row.weight.out_offset, row.weight.rows, row.weight.in_offset, row.weight.columns,
+            0, 1, 0, *_flat(*grids),
+        )
+        for place, row in enumerate(table)
+        if row.gradient
+        for grids in remainders
+    ]  # fmt: skip
+
+
+def alignment(rows: Sequence[GatherRow]) -> int:
+    """The power of two, up to 8, that all channel counts, starts and offsets of a launch are multiples of."""
+    numbers = (
+        number
+        for row in rows
+        for number in (
+            row.source_channels, row.first_channel, row.depth, row.result_channels, row.weight_start, row.far_stride,
+            row.depth_offset, row.depth_stored, row.result_offset, row.result_stored,
+        )
+    )  # fmt: skip
+    return gcd(8, *numbers)
+
+
+def _tap_strides(row: SlabRow) -> Pair:
+    """Strides of the taps, 0 where there is only one, whatever its stride is called."""
+    return row.weight.strides.height, row.weight.strides.width
+
+
+def _flat(height: Grid, width: Grid) -> Iterator[int]:
+    """The last fields of a `GatherRow`."""
+    yield from (height.size, width.size, height.start, width.start)
+    yield from (height.tap, height.taps, width.tap, width.taps, height.shift, width.shift)
