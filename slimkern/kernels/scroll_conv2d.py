@@ -8,28 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from slimkern.kernels.configurations import Configuration
+from slimkern.kernels.geometry import Geometry, Pair
 from slimkern.kernels.launch import INTERPRETED, on_device, precision, programs
 from slimkern.kernels.scroll_conv2d_gather import GatherRow, gather
 from slimkern.kernels.scroll_conv2d_rows import (
-    Geometry,
-    Pair,
     Walk,
     alignment,
     backward_rows,
     backward_walk,
+    column_stride,
     forward_rows,
     forward_walk,
 )
 from slimkern.kernels.slab_table import SlabTable
 from slimkern.kernels.tile_plan import TileGrid, plan_tiles
-
-if TYPE_CHECKING:
-    from slimkern.kernels.configurations import Configuration
 
 PLANS = 4096
 """Plans that are kept; a network needs one for each pass of each layer at each scroll."""
@@ -150,8 +148,8 @@ def _forward_plan(
 ) -> Plan:
     rows = forward_rows(table, geometry, image, channels)
     height, width = (forward_walk(geometry, axis) for axis in (0, 1))
-    constants = dict(DEPTH_IS_NEAR=True, NEAR_STRIDE=table[0].weight.strides.column)
-    return _plan(rows, batch, configuration, device, constants | _named(height, width))
+    constants = {"DEPTH_IS_NEAR": True, "NEAR_STRIDE": column_stride(table), **_named(height, width)}
+    return _plan(rows, batch, configuration, device, constants)
 
 
 @lru_cache(PLANS)
@@ -160,8 +158,8 @@ def _backward_plan(
 ) -> Plan:
     rows = backward_rows(table, geometry, image)
     height, width = (backward_walk(geometry, axis) for axis in (0, 1))
-    constants = dict(DEPTH_IS_NEAR=False, NEAR_STRIDE=table[0].weight.strides.column)
-    return _plan(rows, batch, configuration, device, constants | _named(height, width))
+    constants = {"DEPTH_IS_NEAR": False, "NEAR_STRIDE": column_stride(table), **_named(height, width)}
+    return _plan(rows, batch, configuration, device, constants)
 
 
 def _named(height: Walk, width: Walk) -> dict[str, int]:
@@ -184,15 +182,15 @@ def _plan(
     total = sum(grid.pixel_tiles * grid.channel_tiles for grid in grids)
     resident = programs(device, configuration.warps, configuration.registers, configuration.shared)
     shares = plan_tiles(grids, min(resident, total))
-    tile = dict(
-        PIXELS=configuration.pixels,
-        CHANNELS=configuration.channels,
-        BLOCK_DEPTH=configuration.depth,
-        EVEN_DEPTH=all(row.depth % configuration.depth == 0 for row in rows),
-        ALIGNMENT=alignment(rows),
-        num_warps=configuration.warps,
-        num_stages=configuration.stages,
-    )
+    tile = {
+        "PIXELS": configuration.pixels,
+        "CHANNELS": configuration.channels,
+        "BLOCK_DEPTH": configuration.depth,
+        "EVEN_DEPTH": all(row.depth % configuration.depth == 0 for row in rows),
+        "ALIGNMENT": alignment(rows),
+        "num_warps": configuration.warps,
+        "num_stages": configuration.stages,
+    }
     numbers = tuple(on_device(array, device) for array in (rows, shares.tiles, shares.starts))
     return Plan(numbers, len(shares.starts) - 1, constants | tile)
 

@@ -194,7 +194,9 @@ def gather(
 
         position = channel_tile * CHANNELS + tl.arange(0, CHANNELS)
         is_result = position < result_channels
-        result_channel = rotated(position, aligned(row, RESULT_OFFSET, ALIGNMENT), aligned(row, RESULT_STORED, ALIGNMENT))
+        result_channel = rotated(
+            position, aligned(row, RESULT_OFFSET, ALIGNMENT), aligned(row, RESULT_STORED, ALIGNMENT)
+        )
         result_channel = tl.where(is_result, result_channel, 0)
         result_channel = tl.max_contiguous(tl.multiple_of(result_channel, ALIGNMENT), ALIGNMENT)
         weight_columns = result_channel * (far_stride if DEPTH_IS_NEAR else NEAR_STRIDE)
@@ -212,7 +214,9 @@ def gather(
             x = left + tap_column * STEP_W
             inside = is_pixel & (y >= 0) & (y < source_height) & (x >= 0) & (x < source_width)
             # What is masked is clamped as well: some compilers form the address even so.
-            pixels = tl.where(inside, corner + (tap_row * STEP_H * source_width + tap_column * STEP_W) * source_channels, 0)
+            pixels = tl.where(
+                inside, corner + (tap_row * STEP_H * source_width + tap_column * STEP_W) * source_channels, 0
+            )
             channels = rotated(c, depth_offset, depth_stored)
             if EVEN_DEPTH:
                 read = inside[:, None]
@@ -229,7 +233,9 @@ def gather(
             tap = (first_tap_row + tap_row * TAP_STEP_H) * height_stride + (
                 first_tap_column + tap_column * TAP_STEP_W
             ) * width_stride
-            a = tl.load(source + pixels[:, None] + c[None, :], mask=read, other=0.0)
+            elements = pixels[:, None] + c[None, :]
+            elements = tl.max_contiguous(tl.multiple_of(elements, [1, ALIGNMENT]), [1, ALIGNMENT])
+            a = tl.load(source + elements, mask=tl.max_constancy(read, [1, ALIGNMENT]), other=0.0)
             b = tl.load(weight + tap + weight_rows[:, None] + weight_columns[None, :], mask=weigh, other=0.0)
             if UPCAST:
                 a = a.to(tl.float32)
@@ -254,8 +260,10 @@ def gather(
         target = ((image * result_height + target_row) * result_width + target_column) * result_channels
         target = tl.where(is_pixel, target, 0)
         stored = tl.max_contiguous(tl.multiple_of(tl.where(is_result, position, 0), ALIGNMENT), ALIGNMENT)
-        written = is_pixel[:, None] & is_result[None, :]
-        tl.store(result + target[:, None] + stored[None, :], rounded, mask=written)
+        written = tl.max_constancy(is_pixel[:, None] & is_result[None, :], [1, ALIGNMENT])
+        elements = target[:, None] + stored[None, :]
+        elements = tl.max_contiguous(tl.multiple_of(elements, [1, ALIGNMENT]), [1, ALIGNMENT])
+        tl.store(result + elements, rounded, mask=written)
 
         if moments is not None:
             count = tl.minimum(batch * grid_height * grid_width - pixel_tile * PIXELS, PIXELS).to(tl.float32)

@@ -7,29 +7,9 @@ from itertools import product
 from math import gcd
 from typing import NamedTuple
 
+from slimkern.kernels.geometry import Geometry, Pair
 from slimkern.kernels.scroll_conv2d_gather import GatherRow
 from slimkern.kernels.slab_table import SlabRow, SlabTable
-
-Pair = tuple[int, int]
-
-
-class Geometry(NamedTuple):
-    """How a kernel moves over an image, height then width; as in `torch.nn.functional.conv2d`."""
-
-    kernel: Pair
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-
-    def result(self, image: Pair) -> Pair:
-        """Height and width of what an image of this size is convolved to."""
-        height, width = (
-            (image[axis] + 2 * self.padding[axis] - self.dilation[axis] * (self.kernel[axis] - 1) - 1)
-            // self.stride[axis]
-            + 1
-            for axis in (0, 1)
-        )
-        return height, width
 
 
 class Walk(NamedTuple):
@@ -84,7 +64,7 @@ def forward_rows(table: SlabTable, geometry: Geometry, image: Pair, source_chann
     return [
         GatherRow(
             row.source, source_channels[row.source], row.first_input, row.inputs, place, row.outputs,
-            row.weight.tensor, row.weight.start, row.weight.strides.row, *_tap_strides(row),
+            row.weight.tensor, row.weight.start, row.weight.strides.row, *_tap_strides(row, geometry),
             row.weight.in_offset, row.weight.columns, row.weight.out_offset, row.weight.rows,
             row.bias_offset, row.bias_channels, row.norm_offset, *_flat(*grids),
         )
@@ -98,7 +78,7 @@ def backward_rows(table: SlabTable, geometry: Geometry, image: Pair) -> list[Gat
     return [
         GatherRow(
             place, row.outputs, 0, row.outputs, place, row.inputs,
-            row.weight.tensor, row.weight.start, row.weight.strides.row, *_tap_strides(row),
+            row.weight.tensor, row.weight.start, row.weight.strides.row, *_tap_strides(row, geometry),
             row.weight.out_offset, row.weight.rows, row.weight.in_offset, row.weight.columns,
             0, 1, 0, *_flat(*grids),
         )
@@ -121,9 +101,23 @@ def alignment(rows: Sequence[GatherRow]) -> int:
     return gcd(8, *numbers)
 
 
-def _tap_strides(row: SlabRow) -> Pair:
-    """Strides of the taps, 0 where there is only one, whatever its stride is called."""
-    return row.weight.strides.height, row.weight.strides.width
+def column_stride(table: SlabTable) -> int:
+    """The stride of the weights' input axis.
+
+    Raises:
+        ValueError: not all weights have the same.
+    """
+    strides = {row.weight.strides.column for row in table}
+    if len(strides) > 1:
+        raise ValueError(f"weights with input strides {sorted(strides)} can't share a launch; lay them out alike")
+    return strides.pop()
+
+
+def _tap_strides(row: SlabRow, geometry: Geometry) -> Pair:
+    """Strides of the taps; 0 where there is only one, whatever its stride is said to be."""
+    strides = (row.weight.strides.height, row.weight.strides.width)
+    height, width = (stride if taps > 1 else 0 for stride, taps in zip(strides, geometry.kernel, strict=True))
+    return height, width
 
 
 def _flat(height: Grid, width: Grid) -> Iterator[int]:
