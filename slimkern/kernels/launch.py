@@ -11,6 +11,8 @@ import triton
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slimkern.kernels.geometry import Pair
+
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 """Whether kernels run in Triton's interpreter, on tensors of the CPU; read when Triton was imported."""
 
@@ -46,3 +48,9 @@ def programs(device: torch.device, warps: int, registers: int, shared: int) -> i
         return INTERPRETED_PROGRAMS
     resident = min(SHARED_MEMORY // max(shared, 1), REGISTERS // (registers * warps * 32), 8)
     return max(resident, 1) * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def empty_slab(like: Tensor, batch: int, channels: int, sides: Pair) -> Tensor:
+    """A packed channels-last slab [batch, channels, *sides] of another one's dtype, on its device."""
+    size = (batch, channels, *sides)
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slimkern.kernels.configurations import Configuration
 from slimkern.kernels.geometry import Geometry, Pair
-from slimkern.kernels.launch import INTERPRETED, on_device, precision, programs
+from slimkern.kernels.launch import INTERPRETED, empty_slab, on_device, precision, programs
 from slimkern.kernels.scroll_conv2d_gather import GatherRow, gather
 from slimkern.kernels.scroll_conv2d_rows import (
     Walk,
@@ -59,13 +59,13 @@ def forward(
     """
     batch, _, *image = slabs[0].shape
     sides = geometry.result((image[0], image[1]))
-    results = [_empty(slabs[0], batch, row.outputs, sides) for row in table]
+    results = [empty_slab(slabs[0], batch, row.outputs, sides) for row in table]
     channels = tuple(slab.shape[1] for slab in slabs)
     plan = _forward_plan(table, geometry, batch, (image[0], image[1]), channels, configuration, slabs[0].device)
     noted = None
     if moments:
         tiles = -(-batch * sides[0] * sides[1] // configuration.pixels)
-        noted = slabs[0].new_empty(3, tiles, sum(row.outputs for row in table), dtype=torch.float32)
+        noted = slabs[0].newempty_slab(3, tiles, sum(row.outputs for row in table), dtype=torch.float32)
     plan.launch(slabs, weights, biases, results, noted)
     return results, noted
 
@@ -96,7 +96,7 @@ def input_gradient(
     batch = grads[0].shape[0]
     if not any(row.gradient for row in table):
         return [None] * len(table)
-    results = [_empty(grads[0], batch if row.gradient else 0, row.inputs, image) for row in table]
+    results = [empty_slab(grads[0], batch if row.gradient else 0, row.inputs, image) for row in table]
     plan = _backward_plan(table, geometry, batch, image, configuration, grads[0].device)
     plan.launch(grads, weights, None, results, None)
     return [result if row.gradient else None for row, result in zip(table, results, strict=True)]
@@ -200,8 +200,3 @@ def _tiles(row: GatherRow, batch: int, configuration: Configuration) -> TileGrid
     pixels = batch * row.grid_height * row.grid_width
     products = row.tap_rows * row.tap_columns * -(-row.depth // configuration.depth)
     return TileGrid(-(-pixels // configuration.pixels), -(-row.result_channels // configuration.channels), products + 1)
-
-
-def _empty(like: Tensor, batch: int, channels: int, sides: Pair) -> Tensor:
-    size = (batch, channels, *sides)
-    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
