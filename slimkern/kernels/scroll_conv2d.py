@@ -65,7 +65,7 @@ def forward(
     noted = None
     if moments:
         tiles = -(-batch * sides[0] * sides[1] // configuration.pixels)
-        noted = slabs[0].newempty_slab(3, tiles, sum(row.outputs for row in table), dtype=torch.float32)
+        noted = slabs[0].new_empty(3, tiles, sum(row.outputs for row in table), dtype=torch.float32)
     plan.launch(slabs, weights, biases, results, noted)
     return results, noted
 
