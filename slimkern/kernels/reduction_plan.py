@@ -1,4 +1,4 @@
-"""How the reduction of a weight's gradient is cut: tiles of the weight, and the stretches of pixels that each item sums.
+"""How the reduction of a weight's gradient is cut: tiles of the weight, and stretches of pixels that items sum.
 
 A tile is a box of one weight's positions: taps, input channels and output channels. Every slab that holds the tile adds
 to it, so the tile's work is the chunks of pixels of all those slabs, one after the other. It is cut into items of

@@ -1,6 +1,6 @@
 """The kernels behind the weight's gradient: one reduction over every slab that holds a place of the weight.
 
-Two stages, both deterministic: items sum stretches of pixels to float32 partial sums; then the partial sums of a tile are
+Two stages, both deterministic: items sum stretches of pixels to float32 partial sums; then a tile's partial sums are
 added in order and written straight to their rotated places in the stored gradient, zeros where no slab reads.
 
 A tile's columns are (tap, input channel) pairs, channels innermost. They are the rows of a matrix product

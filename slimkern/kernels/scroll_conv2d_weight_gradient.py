@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from slimkern.kernels.configurations import ReductionConfiguration
-from slimkern.kernels.launch import INTERPRETED, on_device, precision, programs
+from slimkern.kernels.geometry import Geometry, Pair
+from slimkern.kernels.launch import INTERPRETED, check_boxes, on_device, precision, programs, with_scratch
 from slimkern.kernels.reduction_plan import plan_reduction
 from slimkern.kernels.scroll_conv2d_reduction import add_partial_sums, sum_boxes, sum_pixels
-from slimkern.kernels.scroll_conv2d_rows import Geometry, Pair
 from slimkern.kernels.slab_table import SlabTable
 
 PLANS = 4096
@@ -47,7 +47,8 @@ def weight_gradient(
         configuration: tile, warps and stages.
 
     Returns:
-        A gradient for each weight, at its strides, with exact zeros where no slab reads; likewise for each bias, or None.
+        A gradient for each weight, at its strides, with exact zeros where no slab reads; likewise for each bias,
+        or None.
     """
     of_weights = [torch.empty_strided(w.shape, w.stride(), dtype=w.dtype, device=w.device) for w in weights]
     of_biases = None if biases is None else [torch.empty_like(bias) for bias in biases]
@@ -80,17 +81,12 @@ class Plan:
         """Write the gradients."""
         items = len(self.numbers[1])
         partial_sums = slabs[0].new_empty(items, self.partial_sum, dtype=torch.float32)
-        if items:
-            self.kernel[(items,)](
-                tuple(slabs),
-                tuple(grads),
-                *self.numbers[:3],
-                partial_sums,
-                pixels,
-                PRECISION=precision(slabs[0].dtype),
-                UPCAST=INTERPRETED,
-                **self.constants,
-            )
+        arguments = (tuple(slabs), tuple(grads), *self.numbers[:3], partial_sums, pixels)
+        constants = {"PRECISION": precision(slabs[0].dtype), "UPCAST": INTERPRETED, **self.constants}
+        if items and self.kernel is sum_pixels:
+            sum_pixels[(items,)](*arguments, **constants)
+        elif items:
+            with_scratch(slabs[0].device, lambda: sum_boxes[(items,)](*arguments, **constants))
         outputs = self.constants_of_sum["OUTPUTS"]
         add_partial_sums[(len(self.numbers[3]), outputs // OUTPUTS_ADDED)](
             partial_sums,
@@ -114,26 +110,45 @@ def _plan(
     bias: bool,
     device: torch.device,
 ) -> Plan:
+    alignment = gcd(8, *channels, *(count for row in table for count in (row.inputs, row.first_input)))
+    if configuration.boxes:
+        check_boxes(device)
+        _check_box(configuration, result, alignment)
     resident = programs(device, configuration.warps, configuration.registers, configuration.shared)
     taps = geometry.kernel[0] * geometry.kernel[1]
     numbers = plan_reduction(table, channels, taps, configuration, pixels, configuration.waves * resident)
-    tile = dict(TAPS=configuration.taps, INPUTS=configuration.inputs, OUTPUTS=configuration.outputs, BIAS=bias)
-    constants = dict(
-        IMAGE=image,
-        RESULT=result,
-        KERNEL=geometry.kernel,
-        STRIDE=geometry.stride,
-        PADDING=geometry.padding,
-        DILATION=geometry.dilation,
-        PIXELS=configuration.pixels,
-        num_warps=configuration.warps,
-        num_stages=configuration.stages,
-    )
-    constants["ALIGNMENT"] = gcd(8, *channels, *(n for row in table for n in (row.inputs, row.first_input)))
+    tile = {
+        "KERNEL": geometry.kernel,
+        "TAPS": configuration.taps,
+        "INPUTS": configuration.inputs,
+        "OUTPUTS": configuration.outputs,
+        "BIAS": bias,
+    }
+    constants = {
+        "IMAGE": image,
+        "RESULT": result,
+        "STRIDE": geometry.stride,
+        "PADDING": geometry.padding,
+        "DILATION": geometry.dilation,
+        "ALIGNMENT": alignment,
+        "PIXELS": configuration.pixels,
+        "num_warps": configuration.warps,
+        "num_stages": configuration.stages,
+    }
     return Plan(
         sum_boxes if configuration.boxes else sum_pixels,
         tuple(on_device(array, device) for array in numbers),
         (configuration.taps * configuration.inputs + bias) * configuration.outputs,
         tile | constants,
-        tile | dict(KERNEL=geometry.kernel),
+        tile,
     )
+
+
+def _check_box(configuration: ReductionConfiguration, result: Pair, alignment: int) -> None:
+    height, width = result
+    rows = min(configuration.pixels // width, height)
+    whole = rows and configuration.pixels % (rows * width) == 0 == height % rows
+    if width & (width - 1) or rows & (rows - 1) or not whole:
+        raise ValueError(f"boxes of {configuration.pixels} pixels don't fit results of {height}x{width}")
+    if configuration.taps > 1 or alignment < 8:
+        raise ValueError("boxes want tiles of one tap, and input channels in multiples of 8")

@@ -212,6 +212,22 @@ def test_half_precision_slabs_give_a_float32_gradient(dtype: torch.dtype) -> Non
     assert_near("weight", of_weights[0], truth(grads, slabs, case)[0], TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (Case(boxes(16, 16, 16)), "boxes of 16 pixels don't fit results of 7x7"),
+        (Case(boxes(16, 16, 16), image=(32, 32)), "boxes of 16 pixels don't fit results of 32x32"),
+        (Case(boxes(16, 16, 32), image=(6, 8)), "boxes of 32 pixels don't fit results of 6x8"),
+        (Case(boxes(16, 16, 16), (16, 3), (3,), (16,), image=(8, 8)), "multiples of 8"),
+        (Case(replace(boxes(16, 16, 16), taps=2), image=(8, 8)), "one tap"),
+    ],
+    ids=["odd_image", "wide_image", "rows_left_over", "stem", "several_taps"],
+)
+def test_refuses_boxes_that_do_not_fit(case: Case, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(case)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     blocks = draw(st.integers(1, 3))
