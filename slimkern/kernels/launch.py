@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import cache
 
 import numpy as np
@@ -48,6 +49,29 @@ def programs(device: torch.device, warps: int, registers: int, shared: int) -> i
         return INTERPRETED_PROGRAMS
     resident = min(SHARED_MEMORY // max(shared, 1), REGISTERS // (registers * warps * 32), 8)
     return max(resident, 1) * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def check_boxes(device: torch.device) -> None:
+    """Refuse devices without a tensor memory accelerator.
+
+    Raises:
+        ValueError: it is older than compute capability 9.0.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0):
+        raise ValueError(f"boxes want compute capability 9.0, {torch.cuda.get_device_name(device)} is older")
+
+
+def with_scratch(device: torch.device, launch: Callable[[], object]) -> None:
+    """Launch a kernel that makes descriptors while it runs, and so needs memory, which PyTorch's allocator gives."""
+
+    def allocate(size: int, alignment: int, stream: int | None) -> Tensor:
+        return torch.empty(size, dtype=torch.int8, device=device)
+
+    def launch_in_context() -> None:
+        triton.set_allocator(allocate)
+        launch()
+
+    copy_context().run(launch_in_context)  # so that the caller's own allocator stays set
 
 
 def empty_slab(like: Tensor, batch: int, channels: int, sides: Pair) -> Tensor:

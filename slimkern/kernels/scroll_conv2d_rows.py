@@ -7,8 +7,9 @@ from itertools import product
 from math import gcd
 from typing import NamedTuple
 
+from slimkern.kernels.configurations import Configuration
 from slimkern.kernels.geometry import Geometry, Pair
-from slimkern.kernels.scroll_conv2d_gather import GatherRow
+from slimkern.kernels.scroll_conv2d_row import GatherRow
 from slimkern.kernels.slab_table import SlabRow, SlabTable
 
 
@@ -99,6 +100,31 @@ def alignment(rows: Sequence[GatherRow]) -> int:
         )
     )  # fmt: skip
     return gcd(8, *numbers)
+
+
+def box_of(rows: Sequence[GatherRow], near_stride: int, configuration: Configuration) -> tuple[int, int, int]:
+    """Images, rows and columns of a pixel tile that is read as boxes.
+
+    Raises:
+        ValueError: the shape can't be read so; the message says why.
+    """
+    grids = sorted({(row.grid_height, row.grid_width) for row in rows})
+    height, width = grids[0]
+    pixels, depth, channels = configuration.pixels, configuration.depth, configuration.channels
+    if near_stride != 1 or alignment(rows) != 8:
+        raise ValueError("boxes want weights whose input channels lie side by side, and multiples of 8 everywhere")
+    if len(grids) > 1 or any(side & (side - 1) for side in (height, width)) or width > pixels:
+        raise ValueError(f"boxes of {pixels} pixels want one grid whose sides are powers of two, not {grids}")
+    for row in rows:
+        wrapped = row.depth_offset and any(number % depth for number in (row.depth_offset, row.depth_stored, row.depth))
+        if wrapped or (
+            row.result_offset and any(number % channels for number in (row.result_offset, row.result_stored))
+        ):
+            raise ValueError(
+                f"boxes of {depth} by {channels} channels would wrap around the weight; smaller ones may not"
+            )
+    in_rows = min(pixels // width, height)
+    return pixels // (width * in_rows), in_rows, width
 
 
 def column_stride(table: SlabTable) -> int:
