@@ -66,10 +66,10 @@ def plan_tiles(grids: Sequence[TileGrid], programs: int) -> TilePlan:
     total = sum(pixel_tiles * channel_tiles for pixel_tiles, channel_tiles, _ in grids)
     if total > _LARGEST:
         raise ValueError(f"grids hold {total} tiles together; at most {_LARGEST} can be planned")
-    return TilePlan(*(_compiled or _in_python)([tuple(grid) for grid in grids], programs))
+    return TilePlan(*(_compiled or _in_python)(grids, programs))
 
 
-def _in_python(grids: Sequence[tuple[int, int, int]], programs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _in_python(grids: Sequence[TileGrid], programs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """`tiles` and `starts`; what the compiled planner computes, only slower."""
     by_cost = sorted(range(len(grids)), key=lambda slab: -grids[slab][2])
     longest_first = np.concatenate([np.empty((0, 3), np.int32), *(_tiles_of(slab, grids[slab]) for slab in by_cost)])
@@ -84,7 +84,7 @@ def _in_python(grids: Sequence[tuple[int, int, int]], programs: int) -> tuple[ND
     return longest_first[owners.argsort(kind="stable")], starts.astype(np.int32)
 
 
-def _tiles_of(slab: int, grid: tuple[int, int, int]) -> NDArray[np.int32]:
+def _tiles_of(slab: int, grid: TileGrid) -> NDArray[np.int32]:
     pixel, channel = np.indices(grid[:2], np.int32).reshape(2, -1)
     return np.stack([np.full_like(pixel, slab), pixel, channel], axis=1)
 

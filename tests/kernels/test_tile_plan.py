@@ -18,7 +18,7 @@ FOUR_WIDTHS = [TileGrid(128, share, 9 * share) for share in (1, 2, 3, 4)]
 
 
 def in_python(given: list[TileGrid], programs: int) -> TilePlan:
-    return TilePlan(*tile_plan._in_python([tuple(grid) for grid in given], programs))
+    return TilePlan(*tile_plan._in_python(given, programs))
 
 
 def loads(plan: TilePlan, given: list[TileGrid]) -> list[int]:
