@@ -30,7 +30,9 @@ class Replay:
     """Calls a function until told to hand back the results of those calls, in turn."""
 
     def __init__(self, owner: Any, name: str) -> None:
-        self.function, self.results, self.next = getattr(owner, name), [], None
+        self.function: Callable[..., Any] = getattr(owner, name)
+        self.results: list[Any] = []
+        self.next: int | None = None
         setattr(owner, name, self)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:

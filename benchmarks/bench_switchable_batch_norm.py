@@ -81,7 +81,7 @@ def main() -> None:
         f"batch norm + ReLU, forward + backward, batch {arguments.batch}, {arguments.dtype}, "
         f"widths={arguments.widths}, torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
     )
-    totals = dict.fromkeys(("slimkern", "torch", "torch in place"), 0.0)
+    totals: dict[str, float] = dict.fromkeys(("slimkern", "torch", "torch in place"), 0.0)
     for channels, side in STAGES:
         stage = Stage(channels, side, arguments.batch, arguments.widths, getattr(torch, arguments.dtype))
         calls = dict(zip(totals, (stage.by_slimkern, stage.by_torch, partial(stage.by_torch, True)), strict=True))
