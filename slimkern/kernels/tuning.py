@@ -91,7 +91,7 @@ def milliseconds(launch: Callable[[], object]) -> float:
 
 
 def may_measure(device: torch.device) -> bool:
-    """Whether PyTorch's switch asks for it; never in the interpreter, and never while a CUDA graph is being captured."""
+    """Whether PyTorch's switch asks for it; never in the interpreter, nor while a CUDA graph is being captured."""
     is_cuda = device.type == "cuda"
     return is_cuda and torch.backends.cudnn.benchmark and not torch.cuda.is_current_stream_capturing()
 
