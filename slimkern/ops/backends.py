@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from slimkern.ops import native
+from slimkern.ops import native, triton
 
 ENVIRONMENT_VARIABLE = "SLIMKERN_BACKEND"
 BACKENDS = ("torch", "triton", "native")
@@ -15,7 +15,7 @@ BACKENDS = ("torch", "triton", "native")
 OPERATORS: dict[str, tuple[str, ...]] = {
     "pack_weights": ("native", "torch"),
     "ragged_head": ("native", "torch"),
-    "scroll_conv2d": ("torch",),
+    "scroll_conv2d": ("triton", "torch"),
     "scroll_conv2d_batch_norm": ("native", "torch"),
     "scroll_linear": ("torch",),
     "switchable_batch_norm": ("native", "torch"),
@@ -30,7 +30,7 @@ def choose(operator: str, device: torch.device | str) -> str:
     """Name the backend that serves `operator` for tensors on `device`.
 
     `SLIMKERN_BACKEND` may force one, or name several after commas: the first of them that the operator has. Tensors
-    that the native kernels don't take, such as those of float64, go to plain torch all the same.
+    that a backend doesn't take, such as those of float64, go to plain torch all the same.
 
     Raises:
         ValueError: `SLIMKERN_BACKEND` holds an unknown name, or none that this operator has and that works here.
@@ -66,4 +66,5 @@ def why_not(operator: str, backend: str, device: torch.device | str = "cpu") -> 
 
 
 def _missing(backend: str, kind: str) -> str | None:
-    return native.why_unavailable(kind) if backend == "native" else None
+    owner = {"native": native, "triton": triton}.get(backend)
+    return owner.why_unavailable(kind) if owner else None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from slimkern.ops import triton
 from slimkern.ops.backends import choose
+from slimkern.ops.batch_norm import in_plain_torch
 from slimkern.ops.checks import autocast
 from slimkern.ops.convolution import Convolution, check_convolution, packed
 from slimkern.ops.registration import Operator, wants
@@ -55,14 +58,29 @@ def scroll_conv2d(
     slabs, weight, bias = autocast(slabs, weight, bias)
     convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
     check_convolution("scroll_conv2d", slabs, convolution, bias, out_channels)
-    choose("scroll_conv2d", weight.device)
-    return _forward(slabs, bias, out_channels, convolution)
+    return _forward(slabs, bias, out_channels, convolution, _backend(slabs, convolution, out_channels))
+
+
+def _backend(slabs: Sequence[Tensor], convolution: Convolution, out_channels: Sequence[int]) -> str:
+    """Who serves a call: torch what Triton doesn't take, with a warning, as it was asked for."""
+    backend = choose("scroll_conv2d", slabs[0].device)
+    if backend == "triton" and (reason := triton.why_not(slabs, convolution, out_channels)):
+        if not torch.compiler.is_compiling():
+            warnings.warn(f"scroll_conv2d: torch serves a call that Triton doesn't take: {reason}", stacklevel=3)
+        return "torch"
+    return backend
 
 
 def _compute(
-    slabs: Sequence[Tensor], bias: Tensor | None, out_channels: Sequence[int], convolution: Convolution
+    slabs: Sequence[Tensor],
+    bias: Tensor | None,
+    out_channels: Sequence[int],
+    convolution: Convolution,
+    backend: str,
 ) -> list[Tensor]:
-    """The operator in plain torch: one convolution a slab, or one in all where the sub-networks share their input."""
+    """The operator; in plain torch, one convolution a slab, or one in all where the sub-networks share their input."""
+    if backend == "triton" and (results := triton.forward(slabs, bias, out_channels, convolution)):
+        return results
     if len(slabs) == len(out_channels):
         return [convolution.apply(slab, bias, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     whole = convolution.apply(slabs[0], bias, max(out_channels))
@@ -72,13 +90,34 @@ def _compute(
 
 
 def _compute_backward(
-    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, needed: Sequence[bool]
+    grads: Sequence[Tensor],
+    slabs: Sequence[Tensor],
+    convolution: Convolution,
+    needed: Sequence[bool],
+    backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Gradients of the slabs, the weight and the bias in plain torch; those not `needed` are empty tensors."""
+    """Gradients of the slabs, the weight and the bias; those not `needed` are empty tensors."""
     if len(slabs) < len(grads):
         grads = [sum_of_prefixes(grads, axis=1)]
+    if backend == "torch":
+        return _backward_in_torch(grads, slabs, convolution, needed)
+    to_slabs, *to_parameters = needed
+    of_slabs = triton.input_gradients(grads, slabs, convolution) if to_slabs else None
+    of_parameters = triton.parameter_gradients(grads, slabs, convolution, needed[2]) if any(to_parameters) else None
+    left = [to_slabs and of_slabs is None, *(own and of_parameters is None for own in to_parameters)]
+    slabs_in_torch, *parameters_in_torch = _backward_in_torch(grads, slabs, convolution, left)
+    of_weight, of_bias = of_parameters or parameters_in_torch
+    return of_slabs or slabs_in_torch, _like(convolution.weight, of_weight), of_bias
+
+
+def _backward_in_torch(
+    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, needed: Sequence[bool]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The specification of the gradients, slab by slab."""
     weight = convolution.weight
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
+    if not any(needed):
+        return [slab.new_empty(0) for slab in slabs], of_weight.total(False), of_bias.total(False).flatten()
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
     of_slabs = [
         convolution.backward(grad, slab, needed, of_weight, of_bias)
@@ -87,8 +126,26 @@ def _compute_backward(
     return of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
 
 
+def _like(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient at the weight's strides, which are those that kernels write it at."""
+    if gradient.numel() == 0 or gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device=weight.device).copy_(gradient)
+
+
+def _fake_backward(
+    grads: Sequence[Tensor],
+    slabs: Sequence[Tensor],
+    convolution: Convolution,
+    needed: Sequence[bool],
+    backend: str,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    of_slabs, of_weight, of_bias = _compute_backward(grads, slabs, convolution, needed, "torch")
+    return of_slabs, of_weight if backend == "torch" else _like(convolution.weight, of_weight), of_bias
+
+
 def _save(ctx: Any, arguments: Sequence[Any], results: list[Tensor]) -> None:
-    slabs, _, _, convolution = arguments
+    slabs, _, _, convolution, ctx.backend = arguments
     ctx.geometry = convolution[1:]
     ctx.save_for_backward(*slabs, convolution.weight)
 
@@ -96,10 +153,10 @@ def _save(ctx: Any, arguments: Sequence[Any], results: list[Tensor]) -> None:
 def _gradients(ctx: Any, grads: list[Tensor]) -> dict[str, Any]:
     *slabs, weight = ctx.saved_tensors
     names = ("slabs", "convolution_weight", "bias")
-    found = _backward(grads, slabs, Convolution(weight, *ctx.geometry), wants(ctx, *names))
+    found = _backward(grads, slabs, Convolution(weight, *ctx.geometry), wants(ctx, *names), ctx.backend)
     return dict(zip(names, found, strict=True))
 
 
-_forward = Operator("scroll_conv2d", _compute)
-_backward = Operator("scroll_conv2d_backward", _compute_backward)
+_forward = Operator("scroll_conv2d", _compute, in_plain_torch(_compute))
+_backward = Operator("scroll_conv2d_backward", _compute_backward, _fake_backward)
 _forward.differentiate(_save, _gradients)

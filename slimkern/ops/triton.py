@@ -1,0 +1,222 @@
+"""The Triton kernels: what they take, and how they are called for all slabs of a convolution at once.
+
+Each pass is None where measurements say that plain torch is faster; whoever calls then goes there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from slimkern import kernels
+from slimkern.kernels.geometry import Geometry, Pair
+from slimkern.ops.convolution import Convolution, packed
+
+if TYPE_CHECKING:
+    from slimkern.kernels.slab_table import SlabTable
+    from slimkern.kernels.tuning import Tuner
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+CHANNELS = 8
+"""What channel counts and offsets are multiples of, so that vectors of 16 bytes can be loaded."""
+
+FEW_CHANNELS = 16
+"""With fewer input channels than this, a shared input's taps and channels are summed over as one axis."""
+
+LARGEST_SLAB = 2**31 - 1
+
+_UNAVAILABLE = kernels.why_unavailable()
+
+Result = TypeVar("Result")
+Launch = Callable[[list[Tensor], "SlabTable", Any], Result]
+"""Runs a pass: given the weight tensors, the rows and a configuration."""
+
+
+def why_unavailable(device: str) -> str | None:
+    """Why Triton kernels can't run on a type of device; None if they can."""
+    if _UNAVAILABLE:
+        return _UNAVAILABLE
+    if device == "cuda" or (device == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"):
+        return None
+    return "Triton kernels are for cuda; under TRITON_INTERPRET=1, Triton's interpreter runs them on a cpu"
+
+
+def why_not(slabs: Sequence[Tensor], convolution: Convolution, out_channels: Sequence[int]) -> str | None:
+    """Why the kernels don't take a call, by shapes and dtypes alone; None if they do."""
+    weight = convolution.weight
+    if slabs[0].dtype not in DTYPES:
+        return f"{slabs[0].dtype} is none of float32, bfloat16 and float16"
+    if convolution.groups > 1:
+        return f"groups={convolution.groups} must be 1"
+    counts = [*out_channels, weight.shape[0], convolution.out_offset]
+    if not _few(slabs, out_channels):
+        counts += [*(slab.shape[1] for slab in slabs), weight.shape[1], convolution.in_offset]
+    for count in counts:
+        if count % CHANNELS:
+            return f"channel counts and offsets must be multiples of {CHANNELS}, {count} isn't"
+    shapes = [torch.Size(convolution.output_shape(slabs[0], max(out_channels))), *(slab.shape for slab in slabs)]
+    if min(shapes[0]) < 1:
+        return "the kernel is larger than the image"
+    if max(shape.numel() for shape in shapes) > LARGEST_SLAB:
+        return f"a slab has more than {LARGEST_SLAB} elements"
+    return None
+
+
+def forward(
+    slabs: Sequence[Tensor], bias: Tensor | None, out_channels: Sequence[int], convolution: Convolution
+) -> list[Tensor] | None:
+    """Convolve all slabs in one launch: packed channels-last results [N, out_channels[s], H', W']."""
+    from slimkern.kernels import scroll_conv2d, scroll_conv2d_stem
+
+    def launch(weights: list[Tensor], table: SlabTable, configuration: Any) -> list[Tensor]:
+        biases = None if bias is None else [bias]
+        return scroll_conv2d.forward(ready, weights, biases, table, _geometry(convolution), configuration)[0]
+
+    def launch_stem(weights: list[Tensor], table: SlabTable, configuration: Any) -> list[Tensor]:
+        geometry = _geometry(convolution)
+        return scroll_conv2d_stem.forward_shared(slabs[0], weights[0], bias, table, geometry, configuration)[0]
+
+    if _few(slabs, out_channels):
+        return _run("stem", slabs, out_channels, convolution, launch_stem)
+    ready = [_ready(slab) for slab in slabs]
+    if len(slabs) == len(out_channels):
+        return _run("forward", ready, out_channels, convolution, launch)
+    widest = _run("forward", ready, [max(out_channels)], convolution, launch)
+    if widest is None:
+        return None
+    return [widest[0][:, :count].clone(memory_format=torch.channels_last) for count in out_channels]
+
+
+def input_gradients(
+    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution
+) -> list[Tensor] | None:
+    """Gradients of the slabs in one launch, packed like them; `grads` are one a slab."""
+    from slimkern.kernels import scroll_conv2d
+
+    image = (slabs[0].shape[2], slabs[0].shape[3])
+
+    def launch(weights: list[Tensor], table: SlabTable, configuration: Any) -> list[Tensor | None]:
+        geometry = _geometry(convolution)
+        return scroll_conv2d.input_gradient(ready, weights, table, geometry, image, configuration)
+
+    if any(slab.shape[1] % CHANNELS for slab in slabs):
+        return None
+    ready = [_ready(grad) for grad in grads]
+    found = _run("input gradient", slabs, [grad.shape[1] for grad in grads], convolution, launch)
+    return None if found is None else [own for own in found if own is not None]
+
+
+def parameter_gradients(
+    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, bias: bool
+) -> tuple[Tensor, Tensor] | None:
+    """Gradients of the weight, at its strides, and of the bias (empty if not asked for), summed over the slabs."""
+    from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
+
+    biases = [convolution.weight.new_empty(convolution.weight.shape[0])] if bias else None
+
+    def launch(weights: list[Tensor], table: SlabTable, configuration: Any) -> tuple[list[Tensor], list[Tensor] | None]:
+        return weight_gradient(ready, seen, weights, biases, table, _geometry(convolution), configuration)
+
+    ready, seen = [_ready(grad) for grad in grads], [_ready(slab) for slab in slabs]
+    found = _run("weight gradient", seen, [grad.shape[1] for grad in grads], convolution, launch)
+    if found is None:
+        return None
+    of_weights, of_biases = found
+    return of_weights[0], of_biases[0] if of_biases else of_weights[0].new_empty(0)
+
+
+def _run(
+    operation: str,
+    slabs: Sequence[Tensor],
+    out_channels: Sequence[int],
+    convolution: Convolution,
+    launch: Launch[Result],
+) -> Result | None:
+    """Run a pass the way that was measured to be the fastest; in place where nothing was measured."""
+    from slimkern.kernels.launch import precision
+    from slimkern.kernels.problem import Problem
+
+    first = slabs[0]
+    kind = precision(first.dtype) if first.dtype == torch.float32 else str(first.dtype).removeprefix("torch.")
+    inputs = tuple(slab.shape[1] for slab in slabs) * (len(out_channels) // len(slabs))
+    batch, _, height, width = first.shape
+    problem = Problem(operation, kind, batch, (height, width), inputs, tuple(out_channels), _geometry(convolution))
+    tuner = _tuner(first.device)
+    way = tuner.fastest(problem) or "in place"
+    if way == "torch":
+        return None
+    weights, table = (_packed if way == "packed" else _in_place)(convolution, inputs[: len(slabs)], problem.outputs)
+    with torch.cuda.device_of(first):
+        return tuner.run(problem, way, lambda configuration: launch(weights, table, configuration))
+
+
+def _in_place(
+    convolution: Convolution, inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> tuple[list[Tensor], SlabTable]:
+    weight = _aligned(convolution.weight)
+    offsets = convolution.out_offset, convolution.in_offset
+    return [weight], _nested(tuple(weight.shape), weight.stride(), inputs, outputs, *offsets)
+
+
+def _packed(
+    convolution: Convolution, inputs: tuple[int, ...], outputs: tuple[int, ...]
+) -> tuple[list[Tensor], SlabTable]:
+    from slimkern.kernels import slab_table
+    from slimkern.ops.pack_weights import pack_weights
+
+    weight, offset = convolution.weight, convolution.out_offset
+    sizes = zip(outputs, inputs, strict=True)
+    parts = pack_weights([weight], [(0, *size, offset, convolution.in_offset) for size in sizes])
+    storage = parts[0].untyped_storage()
+    whole = parts[0].as_strided((storage.nbytes() // parts[0].element_size(),), (1,), 0)
+    return [whole], slab_table.packed(parts, inputs, weight.shape[0], offset)
+
+
+@lru_cache(4096)
+def _nested(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    out_offset: int,
+    in_offset: int,
+) -> SlabTable:
+    from slimkern.kernels import slab_table
+
+    weight = torch.empty_strided(shape, strides, device="meta")
+    return slab_table.nested(weight, inputs, outputs, out_offset, in_offset)
+
+
+@lru_cache
+def _tuner(device: torch.device) -> Tuner:
+    from slimkern.kernels.tuning import Tuner
+
+    return Tuner(device)
+
+
+def _few(slabs: Sequence[Tensor], out_channels: Sequence[int]) -> bool:
+    """Whether the sub-networks share an input of few channels."""
+    return len(slabs) == 1 and slabs[0].shape[1] < FEW_CHANNELS
+
+
+def _geometry(convolution: Convolution) -> Geometry:
+    return Geometry(*(_pair(own) for own in (convolution.weight.shape[2:], *convolution[3:6])))
+
+
+def _pair(numbers: Sequence[int]) -> Pair:
+    height, width = numbers
+    return height, width
+
+
+def _ready(slab: Tensor) -> Tensor:
+    """The slab in packed memory that vectors and boxes can be loaded from."""
+    return _aligned(packed(slab))
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
