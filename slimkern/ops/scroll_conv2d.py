@@ -15,7 +15,7 @@ from slimkern.ops.batch_norm import in_plain_torch
 from slimkern.ops.checks import autocast
 from slimkern.ops.convolution import Convolution, check_convolution, packed
 from slimkern.ops.registration import Operator, wants
-from slimkern.ops.rotation import Gradient, sum_of_prefixes
+from slimkern.ops.rotation import Gradient, at_strides_of, sum_of_prefixes
 
 
 def scroll_conv2d(
@@ -107,7 +107,7 @@ def _compute_backward(
     left = [to_slabs and of_slabs is None, *(own and of_parameters is None for own in to_parameters)]
     slabs_in_torch, *parameters_in_torch = _backward_in_torch(grads, slabs, convolution, left)
     of_weight, of_bias = of_parameters or parameters_in_torch
-    return of_slabs or slabs_in_torch, _like(convolution.weight, of_weight), of_bias
+    return of_slabs or slabs_in_torch, at_strides_of(convolution.weight, of_weight), of_bias
 
 
 def _backward_in_torch(
@@ -126,13 +126,6 @@ def _backward_in_torch(
     return of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
 
 
-def _like(weight: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient at the weight's strides, which are those that kernels write it at."""
-    if gradient.numel() == 0 or gradient.stride() == weight.stride():
-        return gradient
-    return torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device=weight.device).copy_(gradient)
-
-
 def _fake_backward(
     grads: Sequence[Tensor],
     slabs: Sequence[Tensor],
@@ -141,7 +134,7 @@ def _fake_backward(
     backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     of_slabs, of_weight, of_bias = _compute_backward(grads, slabs, convolution, needed, "torch")
-    return of_slabs, of_weight if backend == "torch" else _like(convolution.weight, of_weight), of_bias
+    return of_slabs, of_weight if backend == "torch" else at_strides_of(convolution.weight, of_weight), of_bias
 
 
 def _save(ctx: Any, arguments: Sequence[Any], results: list[Tensor]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -19,7 +19,6 @@ from slimkern.ops.convolution import Convolution, packed
 
 if TYPE_CHECKING:
     from slimkern.kernels.slab_table import SlabTable
-    from slimkern.kernels.tuning import Tuner
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHANNELS = 8
@@ -33,8 +32,6 @@ LARGEST_SLAB = 2**31 - 1
 _UNAVAILABLE = kernels.why_unavailable()
 
 Result = TypeVar("Result")
-Launch = Callable[[list[Tensor], "SlabTable", Any], Result]
-"""Runs a pass: given the weight tensors, the rows and a configuration."""
 
 
 def why_unavailable(device: str) -> str | None:
@@ -68,66 +65,66 @@ def why_not(slabs: Sequence[Tensor], convolution: Convolution, out_channels: Seq
 
 
 def forward(
-    slabs: Sequence[Tensor], bias: Tensor | None, out_channels: Sequence[int], convolution: Convolution
+    slabs: Sequence[Tensor],
+    bias: Tensor | None,
+    out_channels: Sequence[int],
+    convolution: Convolution,
+    linear: bool = False,
 ) -> list[Tensor] | None:
-    """Convolve all slabs in one launch: packed channels-last results [N, out_channels[s], H', W']."""
+    """Convolve all slabs in one launch: packed channels-last results [N, out_channels[s], H', W'].
+
+    `linear` says that the convolution stands for a linear layer, and PyTorch's switch for TF32 in those counts.
+    """
     from slimkern.kernels import scroll_conv2d, scroll_conv2d_stem
 
-    def launch(weights: list[Tensor], table: SlabTable, configuration: Any) -> list[Tensor]:
-        biases = None if bias is None else [bias]
-        return scroll_conv2d.forward(ready, weights, biases, table, _geometry(convolution), configuration)[0]
-
-    def launch_stem(weights: list[Tensor], table: SlabTable, configuration: Any) -> list[Tensor]:
-        geometry = _geometry(convolution)
-        return scroll_conv2d_stem.forward_shared(slabs[0], weights[0], bias, table, geometry, configuration)[0]
-
+    geometry = _geometry(convolution)
     if _few(slabs, out_channels):
-        return _run("stem", slabs, out_channels, convolution, launch_stem)
+
+        def launch_stem(weights: list[Tensor], **others: Any) -> tuple[list[Tensor], Any]:
+            return scroll_conv2d_stem.forward_shared(slabs[0], weights[0], bias, geometry=geometry, **others)
+
+        found = _run("stem", slabs, out_channels, convolution, linear, launch_stem)
+        return None if found is None else found[0]
     ready = [_ready(slab) for slab in slabs]
-    if len(slabs) == len(out_channels):
-        return _run("forward", ready, out_channels, convolution, launch)
-    widest = _run("forward", ready, [max(out_channels)], convolution, launch)
-    if widest is None:
-        return None
-    return [widest[0][:, :count].clone(memory_format=torch.channels_last) for count in out_channels]
+    launch = partial(scroll_conv2d.forward, ready, biases=None if bias is None else [bias], geometry=geometry)
+    computed = out_channels if len(slabs) == len(out_channels) else [max(out_channels)]
+    found = _run("forward", ready, computed, convolution, linear, launch)
+    if found is None or computed is out_channels:
+        return None if found is None else found[0]
+    widest = found[0][0]
+    return [widest[:, :count].clone(memory_format=torch.channels_last) for count in out_channels]
 
 
 def input_gradients(
-    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution
+    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, linear: bool = False
 ) -> list[Tensor] | None:
     """Gradients of the slabs in one launch, packed like them; `grads` are one a slab."""
     from slimkern.kernels import scroll_conv2d
 
-    image = (slabs[0].shape[2], slabs[0].shape[3])
-
-    def launch(weights: list[Tensor], table: SlabTable, configuration: Any) -> list[Tensor | None]:
-        geometry = _geometry(convolution)
-        return scroll_conv2d.input_gradient(ready, weights, table, geometry, image, configuration)
-
     if any(slab.shape[1] % CHANNELS for slab in slabs):
         return None
     ready = [_ready(grad) for grad in grads]
-    found = _run("input gradient", slabs, [grad.shape[1] for grad in grads], convolution, launch)
+    launch = partial(
+        scroll_conv2d.input_gradient, ready, geometry=_geometry(convolution), image=_pair(slabs[0].shape[2:])
+    )
+    found = _run("input gradient", slabs, [grad.shape[1] for grad in grads], convolution, linear, launch)
     return None if found is None else [own for own in found if own is not None]
 
 
 def parameter_gradients(
-    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, bias: bool
+    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, bias: bool, linear: bool = False
 ) -> tuple[Tensor, Tensor] | None:
     """Gradients of the weight, at its strides, and of the bias (empty if not asked for), summed over the slabs."""
     from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
 
-    biases = [convolution.weight.new_empty(convolution.weight.shape[0])] if bias else None
-
-    def launch(weights: list[Tensor], table: SlabTable, configuration: Any) -> tuple[list[Tensor], list[Tensor] | None]:
-        return weight_gradient(ready, seen, weights, biases, table, _geometry(convolution), configuration)
-
     ready, seen = [_ready(grad) for grad in grads], [_ready(slab) for slab in slabs]
-    found = _run("weight gradient", seen, [grad.shape[1] for grad in grads], convolution, launch)
+    biases = [convolution.weight.new_empty(convolution.weight.shape[0])] if bias else None
+    launch = partial(weight_gradient, ready, seen, biases=biases, geometry=_geometry(convolution))
+    found = _run("weight gradient", seen, [grad.shape[1] for grad in grads], convolution, linear, launch)
     if found is None:
         return None
-    of_weights, of_biases = found
-    return of_weights[0], of_biases[0] if of_biases else of_weights[0].new_empty(0)
+    (of_weight,), of_biases = found
+    return of_weight, of_biases[0] if of_biases else of_weight.new_empty(0)
 
 
 def _run(
@@ -135,24 +132,28 @@ def _run(
     slabs: Sequence[Tensor],
     out_channels: Sequence[int],
     convolution: Convolution,
-    launch: Launch[Result],
+    linear: bool,
+    launch: Callable[..., Result],
 ) -> Result | None:
     """Run a pass the way that was measured to be the fastest; in place where nothing was measured."""
     from slimkern.kernels.launch import precision
     from slimkern.kernels.problem import Problem
+    from slimkern.kernels.tuning import tuner
 
     first = slabs[0]
-    kind = precision(first.dtype) if first.dtype == torch.float32 else str(first.dtype).removeprefix("torch.")
+    products = precision(first.dtype, linear)
+    kind = products if first.dtype == torch.float32 else str(first.dtype).removeprefix("torch.")
     inputs = tuple(slab.shape[1] for slab in slabs) * (len(out_channels) // len(slabs))
-    batch, _, height, width = first.shape
-    problem = Problem(operation, kind, batch, (height, width), inputs, tuple(out_channels), _geometry(convolution))
-    tuner = _tuner(first.device)
-    way = tuner.fastest(problem) or "in place"
+    image = _pair(first.shape[2:])
+    problem = Problem(operation, kind, first.shape[0], image, inputs, tuple(out_channels), _geometry(convolution))
+    way = tuner(first.device).fastest(problem) or "in place"
     if way == "torch":
         return None
     weights, table = (_packed if way == "packed" else _in_place)(convolution, inputs[: len(slabs)], problem.outputs)
     with torch.cuda.device_of(first):
-        return tuner.run(problem, way, lambda configuration: launch(weights, table, configuration))
+        return tuner(first.device).run(
+            problem, way, lambda own: launch(weights=weights, table=table, configuration=own, products=products)
+        )
 
 
 def _in_place(
@@ -190,13 +191,6 @@ def _nested(
 
     weight = torch.empty_strided(shape, strides, device="meta")
     return slab_table.nested(weight, inputs, outputs, out_offset, in_offset)
-
-
-@lru_cache
-def _tuner(device: torch.device) -> Tuner:
-    from slimkern.kernels.tuning import Tuner
-
-    return Tuner(device)
 
 
 def _few(slabs: Sequence[Tensor], out_channels: Sequence[int]) -> bool:
