@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from slimkern.ops import native, triton
+from slimkern.ops.convolution import Convolution
 
 ENVIRONMENT_VARIABLE = "SLIMKERN_BACKEND"
 BACKENDS = ("torch", "triton", "native")
@@ -17,7 +21,7 @@ OPERATORS: dict[str, tuple[str, ...]] = {
     "ragged_head": ("native", "torch"),
     "scroll_conv2d": ("triton", "torch"),
     "scroll_conv2d_batch_norm": ("native", "torch"),
-    "scroll_linear": ("torch",),
+    "scroll_linear": ("triton", "torch"),
     "switchable_batch_norm": ("native", "torch"),
 }
 """The backends that each operator has, best first; of scroll_conv2d_batch_norm, what serves the batch norm."""
@@ -51,6 +55,18 @@ def choose(operator: str, device: torch.device | str) -> str:
     if reason := _missing(present[0], kind):
         raise ValueError(f"{ENVIRONMENT_VARIABLE}={forced}: {operator} on {kind} can't use {present[0]}: {reason}")
     return present[0]
+
+
+def unless_refused(
+    operator: str, slabs: Sequence[Tensor], convolution: Convolution, out_channels: Sequence[int]
+) -> str:
+    """Triton, which was asked for; torch, with a warning, for a call that the kernels don't take."""
+    reason = triton.why_not(slabs, convolution, out_channels)
+    if reason is None:
+        return "triton"
+    if not torch.compiler.is_compiling():
+        warnings.warn(f"{operator}: torch serves a call that Triton doesn't take: {reason}", stacklevel=3)
+    return "torch"
 
 
 def why_not(operator: str, backend: str, device: torch.device | str = "cpu") -> str | None:

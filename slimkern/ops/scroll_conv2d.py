@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slimkern.ops import triton
-from slimkern.ops.backends import choose
+from slimkern.ops.backends import choose, unless_refused
 from slimkern.ops.batch_norm import in_plain_torch
 from slimkern.ops.checks import autocast
 from slimkern.ops.convolution import Convolution, check_convolution, packed
@@ -58,17 +57,10 @@ def scroll_conv2d(
     slabs, weight, bias = autocast(slabs, weight, bias)
     convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
     check_convolution("scroll_conv2d", slabs, convolution, bias, out_channels)
-    return _forward(slabs, bias, out_channels, convolution, _backend(slabs, convolution, out_channels))
-
-
-def _backend(slabs: Sequence[Tensor], convolution: Convolution, out_channels: Sequence[int]) -> str:
-    """Who serves a call: torch what Triton doesn't take, with a warning, as it was asked for."""
     backend = choose("scroll_conv2d", slabs[0].device)
-    if backend == "triton" and (reason := triton.why_not(slabs, convolution, out_channels)):
-        if not torch.compiler.is_compiling():
-            warnings.warn(f"scroll_conv2d: torch serves a call that Triton doesn't take: {reason}", stacklevel=3)
-        return "torch"
-    return backend
+    if backend == "triton":
+        backend = unless_refused("scroll_conv2d", slabs, convolution, out_channels)
+    return _forward(slabs, bias, out_channels, convolution, backend)
 
 
 def _compute(
@@ -101,13 +93,9 @@ def _compute_backward(
         grads = [sum_of_prefixes(grads, axis=1)]
     if backend == "torch":
         return _backward_in_torch(grads, slabs, convolution, needed)
-    to_slabs, *to_parameters = needed
-    of_slabs = triton.input_gradients(grads, slabs, convolution) if to_slabs else None
-    of_parameters = triton.parameter_gradients(grads, slabs, convolution, needed[2]) if any(to_parameters) else None
-    left = [to_slabs and of_slabs is None, *(own and of_parameters is None for own in to_parameters)]
-    slabs_in_torch, *parameters_in_torch = _backward_in_torch(grads, slabs, convolution, left)
-    of_weight, of_bias = of_parameters or parameters_in_torch
-    return of_slabs or slabs_in_torch, at_strides_of(convolution.weight, of_weight), of_bias
+    return triton.gradients(
+        grads, slabs, convolution, needed, lambda left: _backward_in_torch(grads, slabs, convolution, left)
+    )
 
 
 def _backward_in_torch(
@@ -116,8 +104,6 @@ def _backward_in_torch(
     """The specification of the gradients, slab by slab."""
     weight = convolution.weight
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
-    if not any(needed):
-        return [slab.new_empty(0) for slab in slabs], of_weight.total(False), of_bias.total(False).flatten()
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
     of_slabs = [
         convolution.backward(grad, slab, needed, of_weight, of_bias)

@@ -1,6 +1,6 @@
 """The Triton kernels: what they take, and how they are called for all slabs of a convolution at once.
 
-Each pass is None where measurements say that plain torch is faster; whoever calls then goes there.
+What is None was measured to be faster in plain torch; whoever calls then goes there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from slimkern import kernels
 from slimkern.kernels.geometry import Geometry, Pair
 from slimkern.ops.convolution import Convolution, packed
+from slimkern.ops.rotation import at_strides_of
 
 if TYPE_CHECKING:
     from slimkern.kernels.slab_table import SlabTable
@@ -27,11 +28,15 @@ CHANNELS = 8
 FEW_CHANNELS = 16
 """With fewer input channels than this, a shared input's taps and channels are summed over as one axis."""
 
+MAY_PACK = ("forward", "input gradient")
+"""Passes that can read packed weights; a weight's gradient is written in place, and a stem's weight is small."""
+
 LARGEST_SLAB = 2**31 - 1
 
 _UNAVAILABLE = kernels.why_unavailable()
 
 Result = TypeVar("Result")
+Gradients = tuple[list[Tensor], Tensor, Tensor]
 
 
 def why_unavailable(device: str) -> str | None:
@@ -95,26 +100,47 @@ def forward(
     return [widest[:, :count].clone(memory_format=torch.channels_last) for count in out_channels]
 
 
-def input_gradients(
-    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, linear: bool = False
+def gradients(
+    grads: Sequence[Tensor],
+    slabs: Sequence[Tensor],
+    convolution: Convolution,
+    needed: Sequence[bool],
+    in_torch: Callable[[Sequence[bool]], Gradients],
+    linear: bool = False,
+) -> Gradients:
+    """Gradients of the slabs, the weight (at its strides) and the bias; those not `needed` are empty.
+
+    `grads` are one a slab. `in_torch` gives those that the kernels don't, told which of the three.
+    """
+    to_slabs, to_weight, to_bias = needed
+    of_slabs = _of_slabs(grads, slabs, convolution, linear) if to_slabs else None
+    of_parameters = _of_parameters(grads, slabs, convolution, to_bias, linear) if to_weight or to_bias else None
+    left = [own and found is None for own, found in zip(needed, (of_slabs, of_parameters, of_parameters), strict=True)]
+    empty = slabs[0].new_empty(0)
+    found = in_torch(left) if any(left) else ([empty] * len(slabs), empty, empty)
+    of_weight, of_bias = of_parameters or found[1:]
+    if to_weight:
+        of_weight = at_strides_of(convolution.weight, of_weight.reshape(convolution.weight.shape))
+    return of_slabs or found[0], of_weight if to_weight else empty, of_bias
+
+
+def _of_slabs(
+    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, linear: bool
 ) -> list[Tensor] | None:
-    """Gradients of the slabs in one launch, packed like them; `grads` are one a slab."""
     from slimkern.kernels import scroll_conv2d
 
     if any(slab.shape[1] % CHANNELS for slab in slabs):
         return None
+    image = _pair(slabs[0].shape[2:])
     ready = [_ready(grad) for grad in grads]
-    launch = partial(
-        scroll_conv2d.input_gradient, ready, geometry=_geometry(convolution), image=_pair(slabs[0].shape[2:])
-    )
+    launch = partial(scroll_conv2d.input_gradient, ready, geometry=_geometry(convolution), image=image)
     found = _run("input gradient", slabs, [grad.shape[1] for grad in grads], convolution, linear, launch)
     return None if found is None else [own for own in found if own is not None]
 
 
-def parameter_gradients(
-    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, bias: bool, linear: bool = False
+def _of_parameters(
+    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, bias: bool, linear: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """Gradients of the weight, at its strides, and of the bias (empty if not asked for), summed over the slabs."""
     from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
 
     ready, seen = [_ready(grad) for grad in grads], [_ready(slab) for slab in slabs]
@@ -149,6 +175,8 @@ def _run(
     way = tuner(first.device).fastest(problem) or "in place"
     if way == "torch":
         return None
+    if operation not in MAY_PACK:
+        way = "in place"
     weights, table = (_packed if way == "packed" else _in_place)(convolution, inputs[: len(slabs)], problem.outputs)
     with torch.cuda.device_of(first):
         return tuner(first.device).run(
