@@ -87,11 +87,12 @@ class Plan:
         arguments = (tuple(slabs), tuple(grads), *self.numbers[:3], partial_sums, pixels)
         constants = {"PRECISION": products or precision(slabs[0].dtype), "UPCAST": INTERPRETED, **self.constants}
         if items and self.kernel is sum_pixels:
-            sum_pixels[(items,)](*arguments, **constants)
+            self.kernel[(items,)](*arguments, **constants)
         elif items:
-            with_scratch(slabs[0].device, lambda: sum_boxes[(items,)](*arguments, **constants))
+            with_scratch(slabs[0].device, lambda: self.kernel[(items,)](*arguments, **constants))
         outputs = self.constants_of_sum["OUTPUTS"]
-        add_partial_sums[(len(self.numbers[3]), outputs // OUTPUTS_ADDED)](
+        second: Any = add_partial_sums
+        second[(len(self.numbers[3]), outputs // OUTPUTS_ADDED)](
             partial_sums,
             *self.numbers[3:],
             tuple(of_weights),

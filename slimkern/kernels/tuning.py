@@ -87,7 +87,7 @@ def milliseconds(launch: Callable[[], object]) -> float:
     """Median time of a launch on the GPU, the cache flushed before each."""
     from triton.testing import do_bench
 
-    return do_bench(launch, warmup=5, rep=30, return_mode="median")
+    return float(do_bench(launch, warmup=5, rep=30, return_mode="median"))  # pyright: ignore[reportArgumentType]
 
 
 def may_measure(device: torch.device) -> bool:
