@@ -75,5 +75,7 @@ def resolved(config: TrainConfig, augmentation: str) -> dict:
 def default_folder(config: TrainConfig) -> Path:
     """`runs/` and a name made of what most often differs between runs."""
     widths = "-".join(f"{width:g}" for width in config.all_widths().fractions)
-    details = f"{config.method}-widths-{widths}-epochs-{config.epochs}-seed-{config.seed}"
+    kept = config.exemplars or config.exemplars_per_class
+    exemplars = f"-exemplars-{kept}{'-a-class' * bool(config.exemplars_per_class)}" if kept else ""
+    details = f"{config.method}{exemplars}-widths-{widths}-epochs-{config.epochs}-seed-{config.seed}"
     return Path("runs") / f"{config.data}-{config.tasks}-{details}"
