@@ -57,6 +57,7 @@ def train(
     root: Path | None = None,
     download: bool = False,
     device: str = "auto",
+    eager: bool = False,
     tensorboard: bool = False,
 ) -> None:
     """Learn a sequence of tasks. The same command goes on with a run that was interrupted.
@@ -67,6 +68,7 @@ def train(
         root: Folder of the data sets, for all but digits.
         download: Fetch the data set first, where that can be done.
         device: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.
+        eager: Launch operators one by one on a GPU too, instead of replaying a step as a CUDA graph.
         tensorboard: Also write TensorBoard logs into the folder.
     """
     folder = out or default_folder(config)
@@ -74,7 +76,7 @@ def train(
     keep_freed_memory()
     extra = [TensorBoardRecorder(folder / "tensorboard")] if tensorboard else []
     with ProgressRecorder() as progress:
-        run(config, folder, root, download, place, [progress, *extra])
+        run(config, folder, root, download, place, [progress, *extra], eager)
     groups, console = group_by_seed(read_runs([folder])), Console()
     for table in (closing_table(groups), width_table(groups)):
         if table.rows:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from slimkern.continual.data import DatasetName
 from slimkern.continual.data.augment import AUGMENTATIONS
+from slimkern.continual.precision import PrecisionName
 from slimkern.widths import Widths
 
 MethodName = Literal["ft", "lwf", "ewc"]
@@ -56,6 +57,8 @@ class TrainConfig:
     """Options of the method, as name value pairs: see `slimkern methods`."""
     widths: tuple[float, ...] = (4.0,)
     """1 for the plain baseline, 2 or 4 for ScrollNet-2 or -4, or ascending fractions that end in 1.0."""
+    widths_per_step: int | None = None
+    """Widths that a step trains: the narrowest, the widest and others at random; by default all of them."""
     scroll_step: int = 1
     """Blocks that the ranking is scrolled by from task to task; 0 never scrolls."""
     protocol: Protocol = "paper"
@@ -76,6 +79,10 @@ class TrainConfig:
     """What the learning rate is multiplied by then."""
     clip: float = 10000.0
     """Largest norm of the gradient of all parameters."""
+    precision: PrecisionName = "fp32"
+    """What a step computes in: fp32, tf32, or bf16 and fp16 by autocast; weights stay float32."""
+    recompute: bool = False
+    """Keep only what goes between the network's stages and compute the rest again for the gradient: less memory."""
     seed: int = 0
     """Seed of the class order, the network, the order of images and their augmentation."""
 
@@ -88,7 +95,10 @@ class TrainConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must lie in {low} to {high}")
         if any(not 0 < share < 1 for share in self.decay_at):
             raise ConfigError(f"decay_at={self.decay_at} must be shares of a task's epochs between 0 and 1")
-        self.all_widths()
+        count = len(self.all_widths().shares)
+        if self.widths_per_step is not None and not 2 <= self.widths_per_step <= count:
+            allowed = f"lie in 2 to {count}, the number of widths" if count > 1 else "be left out for a single width"
+            raise ConfigError(f"widths_per_step={self.widths_per_step} must {allowed}")
 
     def all_widths(self) -> Widths:
         """The widths: one number above 1 counts even ones, anything else are the fractions themselves.
@@ -119,6 +129,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "model": get_args(ModelName),
     "method": get_args(MethodName),
     "protocol": get_args(Protocol),
+    "precision": get_args(PrecisionName),
 }
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {

@@ -10,23 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimkern.captured_step import capture
 from slimkern.continual.config import TrainConfig
-from slimkern.continual.data import Dataset
+from slimkern.continual.data import Dataset, ImageSet
 from slimkern.continual.data.augment import Augmentation
 from slimkern.continual.evaluation import count_correct, validation_accuracy
-from slimkern.continual.methods import Method, Step, make_method
-from slimkern.continual.methods.method import classification_loss
+from slimkern.continual.loss_ring import LossRing
+from slimkern.continual.methods import Method, make_method
 from slimkern.continual.metrics import Counts
 from slimkern.continual.network import ContinualNet
+from slimkern.continual.optimiser import Optimiser
+from slimkern.continual.precision import autocast, tensor_float_32
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 from slimkern.continual.seeding import seed_for
+from slimkern.continual.step import TrainStep
 from slimkern.continual.tasks import Task, build_tasks
+from slimkern.continual.width_choice import Choice, sandwiches
+from slimkern.memory import peak_memory
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
-from slimkern.width_batch import WidthBatch, every_width
 
 State = dict[str, Any]
-_NETWORK, _TASK, _EPOCH, _AFTER = range(4)
+_NETWORK, _TASK, _EPOCH, _AFTER, _WIDTHS = range(5)
 
 
 class DivergedError(RuntimeError):
@@ -39,6 +44,7 @@ def train(
     recorder: Recorder | None = None,
     state: State | None = None,
     device: torch.device | str = "cpu",
+    eager: bool = False,
 ) -> Counts:
     """Learn the tasks of a data set one after the other.
 
@@ -49,6 +55,7 @@ def train(
         state: a checkpoint of the same configuration to go on from; on a CPU the run then ends bit for bit as an
             unbroken one does.
         device: where to train; the images are moved there.
+        eager: launch every operator of a step by itself on a GPU too, instead of replaying a CUDA graph.
 
     Returns:
         Correct answers after each task, on each task, at each width.
@@ -57,7 +64,7 @@ def train(
         ConfigError, TaskError: the configuration doesn't fit the method or the data set.
         DivergedError: a loss was NaN or infinite.
     """
-    trainer = Trainer(config, dataset, torch.device(device))
+    trainer = Trainer(config, dataset, torch.device(device), eager)
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.run(recorder or Recorder())
@@ -66,8 +73,8 @@ def train(
 class Trainer:
     """One run and where it is: `task` and `epoch` are what comes next."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device, eager: bool = False) -> None:
+        self.config, self.device, self._eager = config, device, eager
         self.method: Method = make_method(config)
         widths = config.all_widths()
         self.tasks = [
@@ -85,7 +92,9 @@ class Trainer:
             config.augmentation or dataset.augmentation, dataset.mean, dataset.std, device
         )
         seed_for(config.seed, _NETWORK)
-        backbone = resnet18(None, widths, in_channels=len(dataset.mean), channels=config.channels)
+        backbone = resnet18(
+            None, widths, in_channels=len(dataset.mean), channels=config.channels, recompute=config.recompute
+        )
         self.net = ContinualNet(backbone, widths).to(device).to(memory_format=torch.channels_last)
         self.counts = Counts.empty(widths.fractions, tuple(len(task.test) for task in self.tasks))
         self.task, self.epoch = 0, 0
@@ -93,8 +102,9 @@ class Trainer:
     def run(self, recorder: Recorder) -> Counts:
         """Train from where the run is to its end; see `train`."""
         recorder.started(self._plan(), self.task, self.epoch)
-        while self.task < len(self.tasks):
-            self._learn(self.tasks[self.task], recorder)
+        with tensor_float_32(self.config.precision):
+            while self.task < len(self.tasks):
+                self._learn(self.tasks[self.task], recorder)
         recorder.finished(self.counts)
         return self.counts
 
@@ -137,73 +147,77 @@ class Trainer:
             recorder.checkpoint(self.state_dict())
         seed_for(config.seed, _AFTER, task.index)
         self.method.after_task(self.net, task.index, self._batches(task))
-        aware, agnostic = count_correct(self.net, self.tasks[: task.index + 1], self.augmentation.normalise)
+        with autocast(config.precision, self.device):
+            aware, agnostic = count_correct(self.net, self.tasks[: task.index + 1], self.augmentation.normalise)
         self.counts = self.counts.with_row(aware.numpy(), agnostic.numpy())
         self.task, self.epoch = task.index + 1, 0
         recorder.task_finished(task.index, self.counts)
         recorder.checkpoint(self.state_dict())
 
     def _set_optimiser(self) -> None:
-        """A fresh optimiser for the backbone and the newest head; older heads stay as they are."""
+        """A fresh optimiser for the backbone and the newest head, and the step that uses it; older heads stay."""
         for head in self.net.heads[:-1]:
             head.requires_grad_(False)
-        config = self.config
-        self.parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.SGD(
-            self.parameters, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        task = self.tasks[self.task]
+        self.optimiser = Optimiser([own for own in self.net.parameters() if own.requires_grad], self.config)
+        self._losses = LossRing(self._steps(task), self.device)
+        step = TrainStep(
+            self.net, self.method, task.classes, self.optimiser, self.augmentation, self.config.precision, self._losses
         )
+        self._step = capture(step, self.net, eager_because=self._eager_because())
+
+    def _eager_because(self) -> str | None:
+        return "it was asked for" if self._eager else self.method.eager_because
 
     def _train_epoch(self, task: Task, recorder: Recorder) -> EpochSummary:
         start = time.perf_counter()
         rate = self.config.learning_rate_at(self.epoch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        self.optimiser.set_rate(rate)
         seed_for(self.config.seed, _EPOCH, task.index, self.epoch)
         self.net.train()
-        history = []
-        for images, labels in self._batches(task):
-            history.append(self._train_step(task, images, labels))
-            recorder.step_launched(task.index, self.epoch, len(history))
-        names = list(history[0])
+        self._losses.rewind()
+        batches = zip(self._chosen(task), self._widths_of_steps(task), strict=True)
+        for launched, (images, widths) in enumerate(batches, start=1):
+            self._step(images.images, images.labels, widths=widths)
+            recorder.step_launched(task.index, self.epoch, launched)
         # The only read-back of the epoch.
-        losses, weights = torch.stack([torch.stack([parts[name] for name in names]) for parts in history]), self._norm()
-        losses, weights = losses.cpu(), weights.cpu()
-        self._refuse_divergence(names, losses, weights)
+        norm = self.optimiser.norm()
+        names, losses, present = self._losses.read()
+        self._refuse_divergence(names, losses, norm.cpu())
+        means = losses.sum(0) / present.sum(0).clamp(min=1)
+        with autocast(self.config.precision, self.device):
+            validation = validation_accuracy(self.net, task, self.augmentation.normalise)
         return EpochSummary(
             task.index,
             self.epoch,
             float(losses.sum(1).mean()),
-            dict(zip(names, losses.mean(0).tolist(), strict=True)),
+            dict(zip(names, means.tolist(), strict=True)),
             rate,
-            validation_accuracy(self.net, task, self.augmentation.normalise),
+            validation,
             time.perf_counter() - start,
+            peak_memory(self.device),
+            self._step.reason if self.device.type == "cuda" else None,
         )
 
-    def _train_step(self, task: Task, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """One step over all widths: the method's loss at width 1.0 and cross-entropies at the others (Eq. 6)."""
-        answers = self.net(every_width(images))
-        assert isinstance(answers, WidthBatch)
-        *narrower, (_, logits) = answers
-        parts = self.method.losses(Step(self.net, images, labels, logits, task.classes))
-        for width, own in narrower:
-            parts[f"cross-entropy at {width:g}"] = classification_loss(own, labels, task.classes)
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(parts.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        self.optimiser.step()
-        return {name: part.detach() for name, part in parts.items()}
+    def _widths_of_steps(self, task: Task) -> list[Choice] | list[None]:
+        count, steps = self.config.widths_per_step, self._steps(task)
+        if count is None:
+            return [None] * steps
+        return sandwiches(self.config.all_widths(), count, steps, self.config.seed, _WIDTHS, task.index, self.epoch)
+
+    def _chosen(self, task: Task) -> Iterator[ImageSet]:
+        """The task's training images once, shuffled, a batch at a time."""
+        order = torch.randperm(len(task.train), device=self.device)
+        for own in _chunks(order, self.config.batch_size):
+            yield task.train.select(own)
 
     def _batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
         """The task's training images once, shuffled and augmented."""
-        order = torch.randperm(len(task.train), device=self.device)
-        for own in _chunks(order, self.config.batch_size):
-            chosen = task.train.select(own)
-            images = self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last)
-            yield images, chosen.labels
+        for chosen in self._chosen(task):
+            yield self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last), chosen.labels
 
-    def _norm(self) -> Tensor:
-        """The norm of all weights: finite only if each of them is."""
-        return torch.nn.utils.get_total_norm([weight.detach() for weight in self.parameters])
+    def _steps(self, task: Task) -> int:
+        return len(_chunks(task.train.labels, self.config.batch_size))
 
     def _refuse_divergence(self, names: Sequence[str], losses: Tensor, weights: Tensor) -> None:
         bad = (~losses.isfinite()).nonzero()
@@ -222,7 +236,7 @@ class Trainer:
         return Plan(
             tasks=tuple(len(task.classes) for task in self.tasks),
             epochs=self.config.epochs,
-            steps=tuple(len(_chunks(task.train.labels, self.config.batch_size)) for task in self.tasks),
+            steps=tuple(map(self._steps, self.tasks)),
             widths=self.counts.widths,
             parameters=sum(parameter.numel() for parameter in self.net.parameters()),
         )

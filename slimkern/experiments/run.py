@@ -24,6 +24,7 @@ def run(
     download: bool = False,
     device: torch.device | str = "cpu",
     recorders: Sequence[Recorder] = (),
+    eager: bool = False,
 ) -> Counts:
     """Train what `config` says in the folder `out`, going on from its last checkpoint if it has one.
 
@@ -36,6 +37,7 @@ def run(
         download: fetch the data set where it can be.
         device: where to train.
         recorders: told of the run, beside its folder.
+        eager: see `slimkern.continual.training.train`.
 
     Raises:
         ConfigError, TaskError: the configuration can't be run.
@@ -44,7 +46,7 @@ def run(
         DivergedError: a loss was NaN or infinite; the last checkpoint is kept.
     """
     dataset = load(config.data, root, download)
-    trainer = Trainer(config, dataset, torch.device(device))
+    trainer = Trainer(config, dataset, torch.device(device), eager)
     with RunFolder.open(out, resolved(config, dataset.augmentation)) as folder:
         state = folder.load_checkpoint(map_location=device)
         if state is not None:

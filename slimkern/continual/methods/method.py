@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,7 +41,13 @@ class Method:
     """The base of all methods. Fields of a subclass are its options, numbers with a default.
 
     A method without exemplars learns a task with that task's head alone; older heads stay as they are.
+
+    Attributes:
+        eager_because: why `losses` can't be part of a CUDA graph, for a method that reads something back to the host
+            or does something else in each step; None for all others.
     """
+
+    eager_because: ClassVar[str | None] = None
 
     @classmethod
     def options(cls) -> dict[str, float]:
