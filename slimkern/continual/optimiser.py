@@ -32,6 +32,10 @@ class Optimiser:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        if config.momentum:
+            # Otherwise PyTorch's fused SGD makes them in its first step, but leaves them unset where that is skipped.
+            for own in self.parameters:
+                self._sgd.state[own]["momentum_buffer"] = torch.zeros_like(own)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
 
     def set_rate(self, rate: float) -> None:

@@ -7,11 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from slimkern.nn.switchable_batch_norm import SwitchableBatchNorm2d
 from slimkern.width_batch import WidthBatch
 
 
@@ -19,7 +17,7 @@ def recomputed(module: nn.Module, input: Tensor | WidthBatch) -> Tensor | WidthB
     """Call `module`, keeping only its input for the backward pass, which calls it again (Chen et al. 2016).
 
     Losses, gradients and running statistics are those of an ordinary call: batch norms count a batch once, and dropout
-    drops the same the second time. Where no gradient is wanted this is an ordinary call.
+    drops the same both times. Where no gradient is wanted this is an ordinary call.
 
     Args:
         module: answers in kind; it must compute the same both times.
@@ -35,24 +33,21 @@ def recomputed(module: nn.Module, input: Tensor | WidthBatch) -> Tensor | WidthB
         return result
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _untracked(module)
+        return nullcontext(), _buffers_kept(module)
 
     random = any(isinstance(own, _DropoutNd) for own in module.modules())
-    return checkpoint(settled, input, use_reentrant=False, context_fn=contexts, preserve_rng_state=random)
+    with set_checkpoint_early_stop(False):  # else a batch norm would be left before it has tracked its batch
+        return checkpoint(settled, input, use_reentrant=False, context_fn=contexts, preserve_rng_state=random)
 
 
 @contextmanager
-def _untracked(module: nn.Module) -> Iterator[None]:
-    """Batch norms use the batch's statistics as they do in training, and leave their running ones alone."""
-    tracking = [
-        own
-        for own in module.modules()
-        if isinstance(own, (_BatchNorm, SwitchableBatchNorm2d)) and own.training and own.track_running_stats
-    ]
-    for own in tracking:
-        own.track_running_stats = False
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Whatever is written to buffers meanwhile, such as running statistics, is lost."""
+    kept = [(own, own._buffers.copy()) for own in module.modules() if own._buffers]
+    for own, buffers in kept:
+        own._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()})
     try:
         yield
     finally:
-        for own in tracking:
-            own.track_running_stats = True
+        for own, buffers in kept:
+            own._buffers.update(buffers)

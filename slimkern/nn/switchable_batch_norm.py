@@ -166,11 +166,11 @@ class SwitchableBatchNorm2d(nn.Module):
         weight, bias = (None if vector is None else vector[own] for vector in (self.weight, self.bias))
         mean, variance = (None if vector is None else vector[own] for vector in (self.running_mean, self.running_var))
         share = self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+        if self.training and self.num_batches_tracked is not None:
             self.num_batches_tracked[-1] += 1
             share = 1.0 / float(self.num_batches_tracked[-1]) if share is None else share
         uses_batch = self.training or not self.track_running_stats
-        if not self.track_running_stats:
+        if uses_batch and not self.training:
             mean, variance = None, None
         return F.batch_norm(images, mean, variance, weight, bias, uses_batch, share or 0.0, self.eps)
 
