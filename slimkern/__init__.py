@@ -11,6 +11,7 @@ from slimkern.nn import (
     recomputed,
     scroll_to,
     scrollify,
+    set_scroll,
 )
 from slimkern.width_batch import WidthBatch, at_width, at_widths, every_width
 from slimkern.widths import Widths
@@ -33,4 +34,5 @@ __all__ = [
     "recomputed",
     "scroll_to",
     "scrollify",
+    "set_scroll",
 ]

@@ -18,13 +18,22 @@ class LossRing:
         steps: rows; after the last one the first is written again.
         device: where the losses are.
         columns: how many different parts there may be.
+
+    Attributes:
+        steps: as given.
     """
 
     def __init__(self, steps: int, device: torch.device, columns: int = 64) -> None:
+        self.steps = steps
         self._table = torch.zeros(steps, 2, columns, device=device)  # the parts, and which of them there were
         self._row = torch.zeros(1, dtype=torch.long, device=device)
         self._absent, self._present = torch.zeros((), device=device), torch.ones((), device=device)
         self._columns: dict[str, int] = {}
+
+    @property
+    def losses(self) -> Tensor:
+        """The parts of all rows on the device, float32 [steps, parts], to be changed in place before they are read."""
+        return self._table[:, 0, : len(self._columns)]
 
     def rewind(self) -> None:
         """Forget all losses and begin with the first row."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkern.continual.config import TrainConfig
+from slimkern.continual.processes import ALONE, Processes
 
 
 class Optimiser:
@@ -20,10 +21,11 @@ class Optimiser:
     Args:
         parameters: what is learned.
         config: says learning rate, momentum, weight decay, clipping and precision.
+        processes: those that train together; each has the gradients of its own images.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], config: TrainConfig) -> None:
-        self.parameters, self._clip = list(parameters), config.clip
+    def __init__(self, parameters: Sequence[nn.Parameter], config: TrainConfig, processes: Processes = ALONE) -> None:
+        self.parameters, self._clip, self._processes = list(parameters), config.clip, processes
         self._device = self.parameters[0].device
         self._sgd = torch.optim.SGD(
             self.parameters,
@@ -47,6 +49,7 @@ class Optimiser:
         """Move the parameters against the gradient of a scalar."""
         self._sgd.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
+        self._processes.add_up([own.grad for own in self.parameters if own.grad is not None])
         self._scaler.unscale_(self._sgd)
         nn.utils.clip_grad_norm_(self.parameters, self._clip)
         self._scaler.step(self._sgd)

@@ -13,6 +13,7 @@ from slimkern.continual.methods.method import Method, Step, classification_loss
 from slimkern.continual.network import ContinualNet
 from slimkern.continual.optimiser import Optimiser
 from slimkern.continual.precision import PrecisionName, autocast
+from slimkern.continual.processes import ALONE, Processes
 from slimkern.width_batch import WidthBatch, at_widths, every_width
 
 
@@ -23,11 +24,12 @@ class TrainStep:
     Attributes:
         net: the network; it must be in training mode.
         method: says what is lost at width 1.0.
-        classes: the labels of the present task.
+        classes: the labels that cross-entropies choose among.
         optimiser: moves the weights.
         augmentation: from bytes to the network's input.
         precision: what the forward pass computes in; losses are float32.
         ring: receives the named parts of the loss.
+        processes: those that share each batch.
     """
 
     net: ContinualNet
@@ -37,6 +39,7 @@ class TrainStep:
     augmentation: Augmentation
     precision: PrecisionName
     ring: LossRing
+    processes: Processes = ALONE
 
     def __call__(self, images: Tensor, labels: Tensor, widths: tuple[float, ...] | None = None) -> None:
         """Take a step; nothing is read back.
@@ -47,7 +50,8 @@ class TrainStep:
             widths: ascending, the last one 1.0; None for all of the network's.
         """
         augmented = self.augmentation(images).contiguous(memory_format=torch.channels_last)
-        parts = self.losses(augmented, labels, widths)
+        own, own_labels, share = self.processes.share(augmented, labels)
+        parts = {name: share * part for name, part in self.losses(own, own_labels, widths).items()}
         self.optimiser.step(torch.stack(list(parts.values())).sum())
         self.ring.write(parts)
 
@@ -60,10 +64,12 @@ class TrainStep:
             widths: as in a call.
         """
         with autocast(self.precision, images.device):
-            answers = self.net(every_width(images) if widths is None else at_widths(images, widths))
+            features = self.net.backbone(every_width(images) if widths is None else at_widths(images, widths))
+            answers = self.net.classify(features)
             assert isinstance(answers, WidthBatch)
             *narrower, (_, logits) = ((width, own.float()) for width, own in answers)
-            parts = self.method.losses(Step(self.net, images, labels, logits, self.classes))
+            step = Step(self.net, images, labels, logits, self.classes, features.at(1.0).float())
+            parts = self.method.losses(step)
             for width, own in narrower:
                 parts[f"cross-entropy at {width:g}"] = classification_loss(own, labels, self.classes)
         return parts

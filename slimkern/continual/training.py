@@ -5,30 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from slimkern.captured_step import capture
+from slimkern.captured_step import CapturedStep, capture
 from slimkern.continual.config import TrainConfig
 from slimkern.continual.data import Dataset, ImageSet
 from slimkern.continual.data.augment import Augmentation
-from slimkern.continual.evaluation import count_correct, validation_accuracy
+from slimkern.continual.evaluation import count_correct, plain_batches, validation_accuracy
+from slimkern.continual.exemplars import Budget, Exemplars, class_sizes
 from slimkern.continual.loss_ring import LossRing
 from slimkern.continual.methods import Method, make_method
 from slimkern.continual.metrics import Counts
-from slimkern.continual.network import ContinualNet
+from slimkern.continual.movement import Movement
 from slimkern.continual.optimiser import Optimiser
 from slimkern.continual.precision import autocast, tensor_float_32
+from slimkern.continual.processes import ALONE, Processes
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
+from slimkern.continual.scroll_policies import make_scroll_policy
 from slimkern.continual.seeding import seed_for
 from slimkern.continual.step import TrainStep
 from slimkern.continual.tasks import Task, build_tasks
 from slimkern.continual.width_choice import Choice, sandwiches
 from slimkern.memory import peak_memory
 from slimkern.models import resnet18
-from slimkern.nn import scroll_to
+from slimkern.nn import set_scroll
 
 State = dict[str, Any]
 _NETWORK, _TASK, _EPOCH, _AFTER, _WIDTHS = range(5)
@@ -64,7 +68,9 @@ def train(
         ConfigError, TaskError: the configuration doesn't fit the method or the data set.
         DivergedError: a loss was NaN or infinite.
     """
-    trainer = Trainer(config, dataset, torch.device(device), eager)
+    from slimkern.continual.trainers import make_trainer  # its trainers are made from the one below
+
+    trainer = make_trainer(config, dataset, torch.device(device), ALONE, eager)
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.run(recorder or Recorder())
@@ -73,9 +79,18 @@ def train(
 class Trainer:
     """One run and where it is: `task` and `epoch` are what comes next."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device, eager: bool = False) -> None:
-        self.config, self.device, self._eager = config, device, eager
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        device: torch.device,
+        processes: Processes = ALONE,
+        eager: bool = False,
+    ) -> None:
+        self.config, self.device, self.processes, self._eager = config, device, processes, eager
         self.method: Method = make_method(config)
+        self.scroll_policy = make_scroll_policy(config if self.method.scrolls else replace(config, scroll="none"))
+        self.movement = Movement()
         widths = config.all_widths()
         self.tasks = [
             _moved(task, device)
@@ -92,11 +107,14 @@ class Trainer:
         self.augmentation = Augmentation.named(
             config.augmentation or dataset.augmentation, dataset.mean, dataset.std, device
         )
+        budget = Budget.of(config, self.method.held_out_share)
+        budget.check([size for task in self.tasks for size in class_sizes(task)])
+        self.exemplars = Exemplars(budget, self.tasks[0].train)
         seed_for(config.seed, _NETWORK)
         backbone = resnet18(
             None, widths, in_channels=len(dataset.mean), channels=config.channels, recompute=config.recompute
         )
-        self.net = ContinualNet(backbone, widths).to(device).to(memory_format=torch.channels_last)
+        self.net = self.method.network(backbone, widths).to(device).to(memory_format=torch.channels_last)
         self.counts = Counts.empty(widths.fractions, tuple(len(task.test) for task in self.tasks))
         self.task, self.epoch = 0, 0
 
@@ -118,6 +136,9 @@ class Trainer:
             "net": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict() if self.epoch else None,
             "method": self.method.state_dict(),
+            "exemplars": self.exemplars.state_dict(),
+            "scroll_policy": self.scroll_policy.state_dict(),
+            "movement": self.movement.state_dict() if self.epoch else None,
             "counts": self.counts.to_json(),
         }
 
@@ -128,63 +149,113 @@ class Trainer:
             self.net.add_head(classes)
         self.net.load_state_dict(state["net"])
         self.method.load_state_dict(state["method"], self.net)
+        self.exemplars.load_state_dict(state["exemplars"])
+        self.scroll_policy.load_state_dict(state["scroll_policy"])
         self.counts = Counts.from_json(state["counts"])
         if self.epoch:
             self._set_optimiser()
             self.optimiser.load_state_dict(state["optimiser"])
+            self.movement.load_state_dict(state["movement"])
 
     def _learn(self, task: Task, recorder: Recorder) -> None:
         config = self.config
         if self.epoch == 0:
             seed_for(config.seed, _TASK, task.index)
+            scroll = self.scroll_policy.choose(self.net, task.index, self._sample(task))
             self.net.add_head(len(task.classes))
-            scroll_to(self.net, task.index, config.scroll_step)
+            recorder.noted("scrolled", {"task": task.index, "scroll": set_scroll(self.net, scroll)})
             self._set_optimiser()
+            self.movement.begin(self.net.backbone)
             self.method.before_task(self.net, task.index)
+        images = self._training_images(task)
+        losses = LossRing(len(self._chunks(images.labels)), self.device)
+        step = capture(self._step(task, losses), self.net, eager_because=self._eager_because())
         while self.epoch < config.epochs:
-            summary = self._train_epoch(task, recorder)
+            summary = self._train_epoch(task, images, step, losses, recorder)
             self.epoch += 1
             recorder.epoch_finished(summary)
             recorder.checkpoint(self.state_dict())
+        recorder.noted("moved", {"task": task.index, "blocks": self.movement.by_block(self.net.backbone)})
         seed_for(config.seed, _AFTER, task.index)
-        self.method.after_task(self.net, task.index, self._batches(task))
-        with autocast(config.precision, self.device):
-            aware, agnostic = count_correct(self.net, self.tasks[: task.index + 1], self.augmentation.normalise)
-        self.counts = self.counts.with_row(aware.numpy(), agnostic.numpy())
+        self._finish(task)
+        self._agree()
+        self._evaluate(task)
         self.task, self.epoch = task.index + 1, 0
         recorder.task_finished(task.index, self.counts)
         recorder.checkpoint(self.state_dict())
 
+    def _finish(self, task: Task) -> None:
+        """Let the method and the exemplars keep what they need of a task that has been learned."""
+        normalise = self.augmentation.normalise
+        if self.exemplars.budget:
+            self.exemplars.update(task, self.net, self.config.selection, normalise)
+            kept = (self.exemplars.trained, self.exemplars.held_out)
+            self.method.after_selection(self.net, *(plain_batches(images, normalise) for images in kept))
+        self.method.after_task(self.net, task.index, self._batches(self.exemplars.split(task)[0]))
+        self.scroll_policy.task_learned(self.net, self._sample(task))
+
+    def _evaluate(self, task: Task) -> None:
+        seen, normalise = self.tasks[: task.index + 1], self.augmentation.normalise
+        with autocast(self.config.precision, self.device):
+            aware, agnostic = count_correct(self.net, seen, normalise, self.method.scores)
+        self.counts = self.counts.with_row(aware.numpy(), agnostic.numpy())
+
+    @property
+    def _rehearsing(self) -> bool:
+        return bool(self.exemplars.budget) or self.method.keeps_all_images
+
+    def _training_images(self, task: Task) -> ImageSet:
+        """What a task is learned from: its own images, and those of earlier tasks that are still at hand."""
+        if self.method.keeps_all_images:
+            return ImageSet.joined([seen.train for seen in self.tasks[: task.index + 1]])
+        return ImageSet.joined([self.exemplars.split(task)[0], self.exemplars.trained])
+
     def _set_optimiser(self) -> None:
-        """A fresh optimiser for the backbone and the newest head, and the step that uses it; older heads stay."""
-        for head in self.net.heads[:-1]:
-            head.requires_grad_(False)
-        task = self.tasks[self.task]
-        self.optimiser = Optimiser([own for own in self.net.parameters() if own.requires_grad], self.config)
-        self._losses = LossRing(self._steps(task), self.device)
-        step = TrainStep(
-            self.net, self.method, task.classes, self.optimiser, self.augmentation, self.config.precision, self._losses
+        """A fresh optimiser for all that the method doesn't freeze."""
+        self.frozen = self.method.frozen(self.net, self._rehearsing)
+        self.net.requires_grad_(True)
+        for part in self.frozen:
+            part.requires_grad_(False)
+        learned = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        self.optimiser = Optimiser(learned, self.config, self.processes)
+
+    def _step(self, task: Task, losses: LossRing) -> TrainStep:
+        return TrainStep(
+            self.net,
+            self.method,
+            range(task.classes.stop) if self._rehearsing else task.classes,
+            self.optimiser,
+            self.augmentation,
+            self.config.precision,
+            losses,
+            self.processes,
         )
-        self._step = capture(step, self.net, eager_because=self._eager_because())
 
     def _eager_because(self) -> str | None:
+        if self.processes.count > 1:
+            return "several processes exchange their gradients"
         return "it was asked for" if self._eager else self.method.eager_because
 
-    def _train_epoch(self, task: Task, recorder: Recorder) -> EpochSummary:
+    def _train_epoch(
+        self, task: Task, data: ImageSet, step: CapturedStep, ring: LossRing, recorder: Recorder
+    ) -> EpochSummary:
         start = time.perf_counter()
         rate = self.config.learning_rate_at(self.epoch)
         self.optimiser.set_rate(rate)
         seed_for(self.config.seed, _EPOCH, task.index, self.epoch)
         self.net.train()
-        self._losses.rewind()
-        batches = zip(self._chosen(task), self._widths_of_steps(task), strict=True)
-        for launched, (images, widths) in enumerate(batches, start=1):
-            self._step(images.images, images.labels, widths=widths)
-            recorder.step_launched(task.index, self.epoch, launched)
+        for part in self.frozen:
+            part.eval()
+        ring.rewind()
+        with self.processes.one_batch(self.net):
+            batches = zip(self._chosen(data), self._widths_of_steps(task, ring.steps), strict=True)
+            for launched, (chosen, widths) in enumerate(batches, start=1):
+                step(chosen.images, chosen.labels, widths=widths)
+                recorder.step_launched(task.index, self.epoch, launched)
         # The only read-back of the epoch.
-        norm = self.optimiser.norm()
-        names, losses, present = self._losses.read()
-        self._refuse_divergence(names, losses, norm.cpu())
+        self.processes.add_up([ring.losses])
+        (names, losses, present), norm = ring.read(), self.optimiser.norm().cpu()
+        self._refuse_divergence(names, losses, norm)
         means = losses.sum(0) / present.sum(0).clamp(min=1)
         with autocast(self.config.precision, self.device):
             validation = validation_accuracy(self.net, task, self.augmentation.normalise)
@@ -197,28 +268,45 @@ class Trainer:
             validation,
             time.perf_counter() - start,
             peak_memory(self.device),
-            self._step.reason if self.device.type == "cuda" else None,
+            step.reason if self.device.type == "cuda" else None,
         )
 
-    def _widths_of_steps(self, task: Task) -> list[Choice] | list[None]:
-        count, steps = self.config.widths_per_step, self._steps(task)
+    def _widths_of_steps(self, task: Task, steps: int) -> list[Choice] | list[None]:
+        count = self.config.widths_per_step
         if count is None:
             return [None] * steps
         return sandwiches(self.config.all_widths(), count, steps, self.config.seed, _WIDTHS, task.index, self.epoch)
 
-    def _chosen(self, task: Task) -> Iterator[ImageSet]:
-        """The task's training images once, shuffled, a batch at a time."""
-        order = torch.randperm(len(task.train), device=self.device)
-        for own in _chunks(order, self.config.batch_size):
-            yield task.train.select(own)
+    def _chosen(self, data: ImageSet) -> Iterator[ImageSet]:
+        """Training images once, shuffled, a batch at a time."""
+        for own in self._chunks(torch.randperm(len(data), device=self.device)):
+            yield data.select(own)
 
-    def _batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
-        """The task's training images once, shuffled and augmented."""
-        for chosen in self._chosen(task):
+    def _batches(self, data: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training images once, shuffled and augmented."""
+        for chosen in self._chosen(data):
             yield self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last), chosen.labels
 
-    def _steps(self, task: Task) -> int:
-        return len(_chunks(task.train.labels, self.config.batch_size))
+    def _sample(self, task: Task) -> Tensor:
+        """At most 256 training images of a task, evenly spread and not augmented."""
+        images = task.train.images
+        return self.augmentation.normalise(images[:: -(-len(images) // 256)])
+
+    def _chunks(self, tensor: Tensor) -> list[Tensor]:
+        """A batch each. Leftovers too few for batch norm, which needs two, or for the processes join the last batch."""
+        chunks = list(tensor.split(self.config.batch_size))
+        if len(chunks) > 1 and len(chunks[-1]) < max(2, self.processes.count):
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        return chunks
+
+    def _agree(self) -> None:
+        """Between tasks every process does the whole work; where rounding made a difference, process 0 is right."""
+        if self.processes.count > 1:
+            state = self.processes.broadcast(self.state_dict())
+            self.net.load_state_dict(state["net"])
+            self.method.load_state_dict(state["method"], self.net)
+            self.exemplars.load_state_dict(state["exemplars"])
+            self.scroll_policy.load_state_dict(state["scroll_policy"])
 
     def _refuse_divergence(self, names: Sequence[str], losses: Tensor, weights: Tensor) -> None:
         bad = (~losses.isfinite()).nonzero()
@@ -234,21 +322,16 @@ class Trainer:
         )
 
     def _plan(self) -> Plan:
+        sizes = self.exemplars.training_sizes(self.tasks)
+        if self.method.keeps_all_images:
+            sizes = list(accumulate(sizes))
         return Plan(
             tasks=tuple(len(task.classes) for task in self.tasks),
             epochs=self.config.epochs,
-            steps=tuple(map(self._steps, self.tasks)),
+            steps=tuple(len(self._chunks(torch.empty(size))) for size in sizes),
             widths=self.counts.widths,
             parameters=sum(parameter.numel() for parameter in self.net.parameters()),
         )
-
-
-def _chunks(tensor: Tensor, size: int) -> list[Tensor]:
-    """Pieces of `size`, the last one smaller; a single leftover joins its neighbour, as batch norm needs two."""
-    chunks = list(tensor.split(size))
-    if len(chunks) > 1 and len(chunks[-1]) == 1:
-        chunks[-2:] = [torch.cat(chunks[-2:])]
-    return chunks
 
 
 def _moved(task: Task, device: torch.device) -> Task:
