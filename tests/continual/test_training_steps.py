@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from slimkern.captured_step import CapturedStep
 from slimkern.continual import training
 from slimkern.continual.config import MethodName
-from slimkern.continual.methods import FineTuning
+from slimkern.continual.methods import METHODS, FineTuning
 from slimkern.continual.step import TrainStep
 from slimkern.continual.training import train
 from tests.continual.few_digits import TINY, Listener, differences, few_digits, restored
@@ -28,6 +28,13 @@ def test_resumed_runs_end_the_same_at_every_setting_of_a_step(changes: dict[str,
     resumed = Listener()
     train(replace(TINY, **changes), few_digits(), resumed, state=restored(unbroken.checkpoints[3]))
     assert not differences(restored(unbroken.checkpoints[-1]), restored(resumed.checkpoints[-1]))
+
+
+@pytest.mark.parametrize("method", get_args(MethodName))
+def test_every_method_runs_in_half_precision(method: MethodName) -> None:
+    extra: dict[str, Any] = {"exemplars": 20} if METHODS[method].needs_exemplars else {}
+    told = trained(method=method, precision="bf16", epochs=1, **extra)
+    assert told.counts is not None and told.counts.complete
 
 
 def test_recomputing_changes_nothing_but_memory_and_time() -> None:
