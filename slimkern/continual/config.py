@@ -9,11 +9,13 @@ from slimkern.continual.data import DatasetName
 from slimkern.continual.data.augment import AUGMENTATIONS
 from slimkern.widths import Widths
 
-MethodName = Literal["ft", "lwf", "ewc"]
+MethodName = Literal["ft", "lwf", "ewc", "autoactivator"]
 ModelName = Literal["resnet18"]
 ClassOrder = Literal["seed", "sorted", "icarl"]
 Protocol = Literal["paper", "released"]
 ScrollName = Literal["constant", "none", "random", "correlation"]
+NonlinearityName = Literal["relu", "sigmoid", "tanh"]
+Homogeneity = Literal["none", "task", "class"]
 
 
 class ConfigError(Exception):
@@ -83,6 +85,14 @@ class TrainConfig:
     """What the learning rate is multiplied by then."""
     clip: float = 10000.0
     """Largest norm of the gradient of all parameters."""
+    nonlinearity: NonlinearityName = "relu"
+    """Of the nodes of AutoActivator."""
+    features: str | None = None
+    """AutoActivator: file of a frozen network, saved by torch.export, whose outputs stand for the pixels."""
+    test_batch: int = 1
+    """AutoActivator: test images that one decision about the unit to wake is made for."""
+    homogeneous: Homogeneity = "none"
+    """AutoActivator: whether such images all come from one task, as in its paper, or from one class."""
     seed: int = 0
     """Seed of the class order, the network, the order of images and their augmentation."""
 
@@ -96,6 +106,7 @@ class TrainConfig:
         if any(not 0 < share < 1 for share in self.decay_at):
             raise ConfigError(f"decay_at={self.decay_at} must be shares of a task's epochs between 0 and 1")
         self.all_widths()
+        self._check_units()
 
     def all_widths(self) -> Widths:
         """The widths: one number above 1 counts even ones, anything else are the fractions themselves.
@@ -108,6 +119,17 @@ class TrainConfig:
             return Widths.of(int(count) if count > 1 and float(count).is_integer() else list(self.widths))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"widths: {error}") from error
+
+    def _check_units(self) -> None:
+        """What only AutoActivator takes, and what it doesn't."""
+        if self.method == "autoactivator":
+            if self.widths not in ((1,), (1.0,)) or self.search:
+                given = f"widths={self.widths}" if not self.search else "search=True"
+                raise ConfigError(f"{given}: autoactivator has neither widths nor rates; give --widths 1 and no --search")
+            return
+        for name in ("nonlinearity", "features", "test_batch", "homogeneous"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise ConfigError(f"{name}={getattr(self, name)!r} is for method autoactivator, not {self.method}")
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch of any task, counted from 0."""
@@ -127,6 +149,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "method": get_args(MethodName),
     "protocol": get_args(Protocol),
     "scroll": get_args(ScrollName),
+    "nonlinearity": get_args(NonlinearityName),
+    "homogeneous": get_args(Homogeneity),
 }
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
@@ -135,6 +159,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "scroll_step": (0, _MANY),
     "epochs": (1, _MANY),
     "batch_size": (2, _MANY),
+    "test_batch": (1, _MANY),
     "learning_rate": (0, _MANY),
     "momentum": (0, 1),
     "weight_decay": (0, _MANY),

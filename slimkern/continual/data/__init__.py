@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from slimkern.continual.data import cifar, digits, tiny_imagenet
+from slimkern.continual.data import cifar, digits, mnist, tiny_imagenet
 from slimkern.continual.data.augment import AUGMENTATIONS, Augmentation
 from slimkern.continual.data.errors import (
     CorruptDataError,
@@ -28,15 +28,15 @@ __all__ = [
     "load",
 ]
 
-DatasetName = Literal["digits", "cifar10", "cifar100", "tiny-imagenet"]
+DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet"]
 
 
 def load(name: str, root: Path | None = None, download: bool = False) -> Dataset:
     """Read a dataset into memory.
 
     ``name`` is one of ``DatasetName``. ``root`` is the folder that holds the dataset's own folder; digits, which come
-    with scikit-learn, need none. ``download`` lets torchvision fetch CIFAR's official archive into ``root`` if the
-    files are not there yet; the others are never fetched.
+    with scikit-learn, need none. ``download`` lets torchvision fetch the official files of
+    MNIST, Fashion-MNIST and CIFAR into ``root`` if they are not there yet; the others are never fetched.
 
     Raises:
         UnknownDatasetError: no such dataset.
@@ -47,6 +47,8 @@ def load(name: str, root: Path | None = None, download: bool = False) -> Dataset
     match name:
         case "digits":
             return digits.read()
+        case "mnist" | "fashion-mnist":
+            return mnist.read(name, root, download)
         case "cifar10" | "cifar100":
             return cifar.read(name, root, download)
         case "tiny-imagenet":

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import get_args
 
 from slimkern.continual.config import ConfigError, MethodName, TrainConfig
+from slimkern.continual.methods.autoactivator import AutoActivator
 from slimkern.continual.methods.ewc import EWC
 from slimkern.continual.methods.finetuning import FineTuning
 from slimkern.continual.methods.lwf import LwF
 from slimkern.continual.methods.method import Method, Step
 
-METHODS: dict[str, type[Method]] = {"ft": FineTuning, "lwf": LwF, "ewc": EWC}
+METHODS: dict[str, type[Method]] = {"ft": FineTuning, "lwf": LwF, "ewc": EWC, "autoactivator": AutoActivator}
 assert set(METHODS) == set(get_args(MethodName))
 
 
