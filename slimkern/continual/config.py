@@ -125,7 +125,9 @@ class TrainConfig:
         if self.method == "autoactivator":
             if self.widths not in ((1,), (1.0,)) or self.search:
                 given = f"widths={self.widths}" if not self.search else "search=True"
-                raise ConfigError(f"{given}: autoactivator has neither widths nor rates; give --widths 1 and no --search")
+                raise ConfigError(
+                    f"{given}: autoactivator has neither widths nor rates; give --widths 1 and no --search"
+                )
             return
         for name in ("nonlinearity", "features", "test_batch", "homogeneous"):
             if getattr(self, name) != getattr(type(self), name):

@@ -27,15 +27,16 @@ def make_trainer(
     """
     if config.method == "autoactivator":
         if features is None and config.features is not None:
-            features = _exported(config.features)
+            features = _exported(config.features, device)
         return UnitTrainer(config, dataset, device, features)
     return (SearchingTrainer if config.search else Trainer)(config, dataset, device)
 
 
-def _exported(file: str) -> Features:
+def _exported(file: str, device: torch.device) -> Features:
     """A network saved by `torch.export.save`, for batches of any size."""
     try:
-        return torch.export.load(file).module(check_guards=False)
+        # What it gives refuses to be put into evaluation mode, which it is in: so only its forward pass is handed on.
+        return torch.export.load(file).module(check_guards=False).to(device).forward
     except Exception as cause:
         reason = str(cause).partition("\n")[0] or type(cause).__name__
         raise ConfigError(f"features={file}: {reason}; it must be a network saved by torch.export.save") from cause

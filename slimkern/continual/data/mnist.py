@@ -62,4 +62,6 @@ def _read(source: type[MNIST], root: Path, train: bool, folder: Path) -> ImageSe
         return ImageSet(data.data[:, None].contiguous(), data.targets.to(torch.int64))
     # What torchvision meets in a damaged file ends in one of these.
     except (OSError, RuntimeError, ValueError, AssertionError, KeyError, IndexError, TypeError) as error:
-        raise CorruptDataError(f"a file in {folder} is truncated or corrupt: {error or type(error).__name__}") from error
+        raise CorruptDataError(
+            f"a file in {folder} is truncated or corrupt: {error or type(error).__name__}"
+        ) from error

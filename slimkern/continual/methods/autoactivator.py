@@ -21,8 +21,8 @@ class AutoActivator(Method):
         limit: L_max, nodes of a unit.
         target: R, the accuracy on its training samples at which a unit is done.
         ratio: r, how slowly the residual may shrink: each class's squared residual has to fall by a share of
-            (1 - r) L / (L + 1). Where no candidate does it, r goes on to 0.99, 0.999 ..., as in stochastic configuration
-            networks (Wang & Li 2017).
+            (1 - r) L / (L + 1). Where no candidate does it, r goes on to 0.99, 0.999 ..., as in stochastic
+            configuration networks (Wang & Li 2017).
         patience: recruitments without a smaller residual on the held-out samples before a unit goes back to its best.
     """
 

@@ -159,9 +159,7 @@ class Recruiter:
         self.history.append(Recruitment(count, ratio, passed, residual, held_out, accuracy))
 
 
-def choose(
-    drops: Tensor, falls: Tensor, lengths: Tensor, nodes: int, ratio: float
-) -> tuple[int, float, int] | None:
+def choose(drops: Tensor, falls: Tensor, lengths: Tensor, nodes: int, ratio: float) -> tuple[int, float, int] | None:
     """The candidate by which the residual falls most, among those whose indicator xi is positive for every class.
 
     xi_c = drop_c - (1 - r - mu) |e_c|^2 with mu = (1 - r) / (L + 1) (Eqs. 7 and 15). Where none passes at r, 0.9 say, r

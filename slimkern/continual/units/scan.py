@@ -50,9 +50,9 @@ def scan(
 def explained(grams: Tensor, crosses: Tensor, inside: Tensor | None = None) -> Tensor:
     """How much of each class's squared residual candidates explain, float64 [T, C].
 
-    By themselves this is <e_c, G beta_c> with beta_c = (G'G)^+ G'e_c (AutoActivator, Eqs. 4 to 6): the squared length of
-    the projection of e_c on the span of G, for which G'G and G'E are enough. Together with nodes whose outputs have the
-    orthonormal basis Q, it is the same of G - QQ'G, and never less: the fall of the residual once G is taken in.
+    By themselves this is <e_c, G beta_c> with beta_c = (G'G)^+ G'e_c (AutoActivator, Eqs. 4 to 6): the squared length
+    of the projection of e_c on the span of G, for which G'G and G'E are enough. Together with nodes whose outputs have
+    the orthonormal basis Q, it is the same of G - QQ'G, and never less: the fall of the residual once G is taken in.
 
     Args:
         grams: G'G, [T, l, l].
