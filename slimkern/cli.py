@@ -15,6 +15,7 @@ from slimkern.continual.data import CorruptDataError, MissingDataError, MissingE
 from slimkern.continual.methods import METHODS
 from slimkern.continual.tasks import TaskError
 from slimkern.continual.training import DivergedError
+from slimkern.experiments.analysis.analyse import analyse as make_analysis
 from slimkern.experiments.atomic import StorageError
 from slimkern.experiments.config_file import RunFolderError
 from slimkern.experiments.demo import demo as run_demo
@@ -103,6 +104,27 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("re
         out: Folder for report.md, the CSV tables, curves.png and matrix.png.
     """
     files = make_report(folders, out)
+    print("Written:", *files, sep="\n  ")
+
+
+@app.command
+def analyse(
+    folders: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path = Path("analysis"),
+    widths: tuple[float, ...] = (),
+    batch: int = 64,
+    device: str = "auto",
+) -> None:
+    """Look into runs: every width after every task, its cost, how far each block moved, AutoActivator's test batches.
+
+    Args:
+        folders: Run folders.
+        out: Folder for analysis.md, the CSV tables and the pictures.
+        widths: Those to look at; by default all.
+        batch: Images that latencies are measured with; 0 measures none.
+        device: Where latencies are measured.
+    """
+    files = make_analysis(folders, out, widths, batch, _device(device))
     print("Written:", *files, sep="\n  ")
 
 

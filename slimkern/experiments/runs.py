@@ -24,6 +24,7 @@ METHOD_NAMES = {
     "icarl": "iCaRL",
     "bic": "BiC",
     "lucir": "LUCIR",
+    "autoactivator": "AutoActivator",
 }
 
 

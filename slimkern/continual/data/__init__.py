@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from slimkern.continual.data import cifar, digits, mnist, tiny_imagenet
@@ -17,6 +19,7 @@ from slimkern.continual.data.image_set import Dataset, ImageSet
 
 __all__ = [
     "AUGMENTATIONS",
+    "IMAGE_SHAPES",
     "Augmentation",
     "CorruptDataError",
     "Dataset",
@@ -28,6 +31,17 @@ __all__ = [
     "load",
 ]
 
+IMAGE_SHAPES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "digits": (1, 8, 8),
+        "mnist": (1, 28, 28),
+        "fashion-mnist": (1, 28, 28),
+        "cifar10": (3, 32, 32),
+        "cifar100": (3, 32, 32),
+        "tiny-imagenet": (3, 64, 64),
+    }
+)
+"""Channels, height and width of each dataset's images."""
 DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet"]
 
 
