@@ -7,14 +7,15 @@ from typing import Any, Literal, get_args
 
 from slimkern.continual.data import DatasetName
 from slimkern.continual.data.augment import AUGMENTATIONS
+from slimkern.continual.selection import SelectionName
 from slimkern.widths import Widths
 
-MethodName = Literal["ft", "lwf", "ewc", "autoactivator"]
+MethodName = Literal["ft", "lwf", "ewc", "mas", "icarl", "bic", "lucir", "joint", "freezing", "autoactivator"]
 ModelName = Literal["resnet18"]
 ClassOrder = Literal["seed", "sorted", "icarl"]
 Protocol = Literal["paper", "released"]
 ScrollName = Literal["constant", "none", "random", "correlation"]
-NonlinearityName = Literal["relu", "sigmoid", "tanh"]
+NonlinearityName = Literal["sine", "relu", "sigmoid", "tanh"]
 Homogeneity = Literal["none", "task", "class"]
 
 
@@ -56,9 +57,15 @@ class TrainConfig:
     channels: int = 64
     """Channels of the network's first stage."""
     method: MethodName = "ft"
-    """Fine-tuning, learning without forgetting, or elastic weight consolidation."""
+    """How to learn a task without forgetting the others: see `slimkern methods`."""
     options: dict[str, float] = field(default_factory=dict)
     """Options of the method, as name value pairs: see `slimkern methods`."""
+    exemplars: int = 0
+    """Training images of all classes together to keep for later tasks; 2000 in the paper's methods that need them."""
+    exemplars_per_class: int = 0
+    """The same as a number for each class, whatever the number of classes."""
+    selection: SelectionName = "herding"
+    """How exemplars are chosen: by their features' mean, at random, most uncertain or nearest the boundary first."""
     widths: tuple[float, ...] = (4.0,)
     """1 for the plain baseline, 2 or 4 for ScrollNet-2 or -4, or ascending fractions that end in 1.0."""
     scroll: ScrollName = "constant"
@@ -66,7 +73,8 @@ class TrainConfig:
     scroll_step: int = 1
     """Blocks that `--scroll constant` scrolls by from task to task; 0 never scrolls."""
     protocol: Protocol = "paper"
-    """Where the paper and its released code differ: `released` adds EWC's penalty once for each width."""
+    """Where the paper and its released code differ: `released` adds penalties on weights once for each width, and
+    rounds the exemplars of a class up, so that they may be more than --exemplars in all."""
     search: bool = False
     """Search the learning rate and the method's strength of each task on its held-out images, as FACIL does."""
     epochs: int = 200
@@ -85,8 +93,8 @@ class TrainConfig:
     """What the learning rate is multiplied by then."""
     clip: float = 10000.0
     """Largest norm of the gradient of all parameters."""
-    nonlinearity: NonlinearityName = "relu"
-    """Of the nodes of AutoActivator."""
+    nonlinearity: NonlinearityName = "sine"
+    """Of AutoActivator's nodes. With sine they are random Fourier features, which tell units apart best."""
     features: str | None = None
     """AutoActivator: file of a frozen network, saved by torch.export, whose outputs stand for the pixels."""
     test_batch: int = 1
@@ -105,6 +113,10 @@ class TrainConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must lie in {low} to {high}")
         if any(not 0 < share < 1 for share in self.decay_at):
             raise ConfigError(f"decay_at={self.decay_at} must be shares of a task's epochs between 0 and 1")
+        if self.exemplars and self.exemplars_per_class:
+            raise ConfigError(
+                f"exemplars={self.exemplars} and exemplars_per_class={self.exemplars_per_class}: give only one of them"
+            )
         self.all_widths()
         self._check_units()
 
@@ -149,6 +161,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "augmentation": (None, *AUGMENTATIONS),
     "model": get_args(ModelName),
     "method": get_args(MethodName),
+    "selection": get_args(SelectionName),
     "protocol": get_args(Protocol),
     "scroll": get_args(ScrollName),
     "nonlinearity": get_args(NonlinearityName),
@@ -158,6 +171,8 @@ _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
     "tasks": (1, _MANY),
     "channels": (1, _MANY),
+    "exemplars": (0, _MANY),
+    "exemplars_per_class": (0, _MANY),
     "scroll_step": (0, _MANY),
     "epochs": (1, _MANY),
     "batch_size": (2, _MANY),

@@ -6,13 +6,18 @@ import torch
 
 from slimkern.continual.config import ConfigError, TrainConfig
 from slimkern.continual.data import Dataset
+from slimkern.continual.processes import ALONE, Processes
 from slimkern.continual.search import SearchingTrainer
 from slimkern.continual.training import Trainer
 from slimkern.continual.units.training import Features, UnitTrainer
 
 
 def make_trainer(
-    config: TrainConfig, dataset: Dataset, device: torch.device, features: Features | None = None
+    config: TrainConfig,
+    dataset: Dataset,
+    device: torch.device,
+    processes: Processes = ALONE,
+    features: Features | None = None,
 ) -> Trainer | UnitTrainer:
     """The trainer of a run, at its start.
 
@@ -20,16 +25,19 @@ def make_trainer(
         config: the run.
         dataset: its images.
         device: where to train.
+        processes: those that train the run together.
         features: for AutoActivator, a frozen network in place of the one in the file that the configuration names.
 
     Raises:
         ConfigError, TaskError: the configuration can't be run.
     """
     if config.method == "autoactivator":
+        if processes.count > 1:
+            raise ConfigError(f"{processes.count} processes: autoactivator recruits its units in one")
         if features is None and config.features is not None:
             features = _exported(config.features, device)
         return UnitTrainer(config, dataset, device, features)
-    return (SearchingTrainer if config.search else Trainer)(config, dataset, device)
+    return (SearchingTrainer if config.search else Trainer)(config, dataset, device, processes)
 
 
 def _exported(file: str, device: torch.device) -> Features:

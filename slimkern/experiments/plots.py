@@ -180,7 +180,7 @@ def _caption(group: Group) -> str:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Store a figure; the ending of the file says the format."""
+    """Writes the figure in the format that the ending of `path` says; raises StorageError if that fails."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png")
     write_bytes(path, buffer.getvalue())

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from slimkern.nn.deferred import DeferredBatchNorm, DeferredConvolution
+from slimkern.nn.synchronised import synchronised_batch_norm
 from slimkern.ops import backends
 from slimkern.ops.batch_norm import BatchNorm
 from slimkern.width_batch import WidthBatch
@@ -32,6 +34,10 @@ class SwitchableBatchNorm2d(nn.Module):
         track_running_stats: keep running statistics for evaluation.
         widths: a number of even widths, or ascending fractions that end in 1.0.
         whole: widths don't apply to the channels: every width normalises all of them.
+
+    Attributes:
+        process_group: processes whose batches count as one in training mode, or None for each on its own. They all have
+            to call the same batch norms in the same order.
 
     Shape:
         [N, C, H, W] as a tensor; [N, w*C, H, W] for each slab.
@@ -62,6 +68,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.affine, self.track_running_stats = affine, track_running_stats
         self.widths = Widths.of(widths)
         self._untracked: DeferredBatchNorm | None = None
+        self.process_group: ProcessGroup | None = None
         if not whole:
             self.widths.check_divide(num_features, "num_features", ", or pass whole=True if widths don't apply to it")
         self.sizes = tuple(self._size(width) for width in self.widths.fractions)
@@ -116,6 +123,8 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
+        if self.process_group is not None and self.training:
+            return self._normalise_together(input, self.process_group)
         if not isinstance(input, WidthBatch):
             return self._normalise_whole(input)
         widths = input.resolve(self.widths)
@@ -174,28 +183,40 @@ class SwitchableBatchNorm2d(nn.Module):
             mean, variance = None, None
         return F.batch_norm(images, mean, variance, weight, bias, uses_batch, share or 0.0, self.eps)
 
+    def _normalise_together(self, input: Tensor | WidthBatch, group: ProcessGroup) -> Tensor | WidthBatch:
+        widths = input.resolve(self.widths) if isinstance(input, WidthBatch) else self.widths.fractions[-1:]
+        places = [self.widths.index(width) for width in widths]
+        slabs = input.slabs if isinstance(input, WidthBatch) else (input,)
+        if isinstance(input, WidthBatch) and input.shared:
+            slabs *= len(widths)
+        self._catch_up()
+        offsets = [self.offsets[place] for place in places]
+        results, *statistics = synchronised_batch_norm(slabs, self.weight, self.bias, offsets, self.eps, group)
+        if self.track_running_stats:
+            self._track(places, *statistics)
+        return WidthBatch(results, widths) if isinstance(input, WidthBatch) else results[0]
+
     def train(self, mode: bool = True) -> SwitchableBatchNorm2d:
         """As `torch.nn.Module.train`."""
         self._catch_up()
         return super().train(mode)
 
     @torch.no_grad()
-    def _track(self, places: list[int], mean: Tensor, variance: Tensor, count: int) -> None:
+    def _track(self, places: list[int], mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
         """Move the running statistics of the widths at `places` towards the batch's, of `count` values a channel."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self._untracked = None
+        running_mean, running_var, counts = self.running_mean, self.running_var, self.num_batches_tracked
         adjoining = self.momentum is not None and places == list(range(places[0], places[-1] + 1))
+        unbiased = variance * (count / (count - 1))
         start = 0
         for run in [places] if adjoining else [[place] for place in places]:
-            self.num_batches_tracked[run[0] : run[-1] + 1] += 1
-            share = self.momentum
-            if share is None:
-                share = self.num_batches_tracked[run[0]].to(self.running_mean.dtype).reciprocal()
+            counts[run[0] : run[-1] + 1].add_(1)
+            share = counts[run[0]].to(running_mean.dtype).reciprocal() if self.momentum is None else self.momentum
             own = slice(self.offsets[run[0]], self._own(run[-1]).stop)
             here = slice(start, start + own.stop - own.start)
-            self.running_mean[own].lerp_(mean[here].to(self.running_mean.dtype), share)
-            unbiased = variance[here] * (count / (count - 1))
-            self.running_var[own].lerp_(unbiased.to(self.running_var.dtype), share)
+            running_mean[own].lerp_(mean[here].to(running_mean.dtype), share)
+            running_var[own].lerp_(unbiased[here].to(running_var.dtype), share)
             start = here.stop
 
     def reset_running_stats(self) -> None:

@@ -77,16 +77,15 @@ class Recruiter:
     def recruit(self) -> bool:
         """Draw candidates, and take the nodes of the best one that passes.
 
-        Random numbers come from torch's global generator: weights uniform up to 1 / sqrt(M) to either side, which suits
-        standardised inputs, and biases up to 1.
+        Random numbers come from torch's global generator.
 
         Returns:
             Whether one did.
         """
         rules, inputs = self._rules, self._train.inputs
         shape = (int(rules.candidates), int(rules.nodes), inputs.shape[1])
-        weights = (torch.rand(shape, dtype=inputs.dtype, device=inputs.device) * 2 - 1) / shape[-1] ** 0.5
-        biases = torch.rand(shape[:2], dtype=inputs.dtype, device=inputs.device) * 2 - 1
+        weights = (torch.rand(shape, dtype=inputs.dtype, device=inputs.device) * 2 - 1) * rules.scale / shape[-1] ** 0.5
+        biases = (torch.rand(shape[:2], dtype=inputs.dtype, device=inputs.device) * 2 - 1) * rules.phase
         against = torch.cat([self.residual, self.basis], 1)
         grams, crosses = scan(inputs, against, weights, biases, self._nonlinearity)
         crosses, inside = crosses.split([len(self._classes), self.basis.shape[1]], 2)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 Nonlinearity = Callable[[Tensor], Tensor]
-NONLINEARITIES: dict[str, Nonlinearity] = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+NONLINEARITIES: dict[str, Nonlinearity] = {
+    "sine": torch.sin, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh
+}  # fmt: skip
 _SAMPLES = 1024
 
 

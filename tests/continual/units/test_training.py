@@ -101,7 +101,7 @@ def test_features_of_a_frozen_network_stand_for_the_pixels(tmp_path: Path) -> No
     exported = torch.export.export(Halved().eval(), (images,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},))
     torch.export.save(exported, tmp_path / "net.pt2")
     from_file = make_trainer(replace(CONFIG, features=str(tmp_path / "net.pt2")), few_digits(), torch.device("cpu"))
-    from_module = make_trainer(CONFIG, few_digits(), torch.device("cpu"), Halved())
+    from_module = make_trainer(CONFIG, few_digits(), torch.device("cpu"), features=Halved())
     ends = [from_file.run(Noting()), from_module.run(Noting())]
     assert ends[0] == ends[1] and not differences(restored(stored(from_file.state_dict())), from_module.state_dict())
     assert from_file.units[0].weights.shape[1] == 32  # type: ignore[union-attr]
