@@ -15,6 +15,7 @@ from slimkern.continual.processes import ALONE, Processes
 from slimkern.continual.recorder import Recorder, Several
 from slimkern.continual.trainers import make_trainer
 from slimkern.continual.training import State, Trainer
+from slimkern.continual.units.training import UnitTrainer
 from slimkern.experiments.folder_recorder import FolderRecorder
 from slimkern.experiments.run_folder import RunFolder
 
@@ -59,7 +60,7 @@ def run(
         return _go_on(trainer, state, Several([FolderRecorder(folder), *recorders]))
 
 
-def _go_on(trainer: Trainer, state: State | None, recorder: Recorder) -> Counts:
+def _go_on(trainer: Trainer | UnitTrainer, state: State | None, recorder: Recorder) -> Counts:
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.counts if trainer.counts.complete else trainer.run(recorder)

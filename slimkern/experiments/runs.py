@@ -26,6 +26,7 @@ METHOD_NAMES = {
     "lucir": "LUCIR",
     "joint": "Joint",
     "freezing": "Freezing",
+    "autoactivator": "AutoActivator",
 }
 
 
