@@ -24,6 +24,9 @@ METHOD_NAMES = {
     "icarl": "iCaRL",
     "bic": "BiC",
     "lucir": "LUCIR",
+    "joint": "Joint",
+    "freezing": "Freezing",
+    "autoactivator": "AutoActivator",
 }
 
 
