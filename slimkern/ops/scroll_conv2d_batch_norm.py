@@ -118,20 +118,22 @@ def _save(ctx: Any, arguments: Sequence[Any], outcome: tuple) -> None:
         convolution.weight, norm.weight, norm.bias, mean, variance, *slabs, *convolved, *(results if relu else ())
     )
     ctx.mark_non_differentiable(*convolved, mean, variance)
+    ctx.set_materialize_grads(False)  # zeros for what is not differentiable would cost as much as an operator
 
 
-def _gradients(ctx: Any, grads: list[Tensor], *_: Any) -> dict[str, Any]:
+def _gradients(ctx: Any, grads: list[Tensor | None], *_: Any) -> dict[str, Any]:
     weight, norm_weight, norm_bias, mean, variance, *saved = ctx.saved_tensors
     count = len(grads)
     slabs, convolved, rectified = saved[:count], saved[count : 2 * count], saved[2 * count :]
+    present = [torch.zeros_like(y) if grad is None else grad for grad, y in zip(grads, convolved, strict=True)]
     given = (None, None) if ctx.batch_statistics else (mean, variance)
     names = ("slabs", "convolution_weight", "bias", "norm_weight", "norm_bias")
     *found, of_sums = _backward(
-        grads, slabs, convolved, rectified, Convolution(weight, *ctx.geometry),
+        present, slabs, convolved, rectified, Convolution(weight, *ctx.geometry),
         BatchNorm(norm_weight, norm_bias, *given, ctx.eps), mean, variance, ctx.offsets, ctx.residual,
         wants(ctx, *names), ctx.backend,
     )  # fmt: skip
-    return dict(zip(names, found, strict=True)) | {"residuals": (of_sums or grads) if ctx.residual else []}
+    return dict(zip(names, found, strict=True)) | {"residuals": (of_sums or present) if ctx.residual else []}
 
 
 _forward = Operator(OPERATOR, _compute, in_plain_torch(_compute))
