@@ -1,5 +1,6 @@
 """slimkern trains slimmable and scrolling networks: all sub-networks of one weight in one pass."""
 
+from slimkern.captured_step import capture
 from slimkern.nn import (
     ConversionError,
     ScrollConv2d,
@@ -7,11 +8,12 @@ from slimkern.nn import (
     SwitchableBatchNorm2d,
     current_scroll,
     extract,
+    recomputed,
     scroll_to,
     scrollify,
     set_scroll,
 )
-from slimkern.width_batch import WidthBatch, at_width, every_width
+from slimkern.width_batch import WidthBatch, at_width, at_widths, every_width
 from slimkern.widths import Widths
 
 __version__ = "0.1.0"
@@ -24,9 +26,12 @@ __all__ = [
     "WidthBatch",
     "Widths",
     "at_width",
+    "at_widths",
+    "capture",
     "current_scroll",
     "every_width",
     "extract",
+    "recomputed",
     "scroll_to",
     "scrollify",
     "set_scroll",

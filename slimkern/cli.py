@@ -13,6 +13,7 @@ from rich.console import Console
 from slimkern.continual.config import ConfigError, TrainConfig
 from slimkern.continual.methods import METHODS
 from slimkern.continual.processes import joined_processes
+from slimkern.experiments.analysis.analyse import analyse as make_analysis
 from slimkern.experiments.demo import demo as run_demo
 from slimkern.experiments.errors import MENDABLE
 from slimkern.experiments.progress import ProgressRecorder
@@ -52,6 +53,7 @@ def train(
     root: Path | None = None,
     download: bool = False,
     device: str = "auto",
+    eager: bool = False,
     tensorboard: bool = False,
 ) -> None:
     """Learn a sequence of tasks. The same command goes on with a run that was interrupted.
@@ -64,6 +66,7 @@ def train(
         root: Folder of the data sets, for all but digits.
         download: Fetch the data set first, where that can be done.
         device: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.
+        eager: Launch operators one by one on a GPU too, instead of replaying a step as a CUDA graph.
         tensorboard: Also write TensorBoard logs into the folder.
     """
     folder = out or default_folder(config)
@@ -72,7 +75,7 @@ def train(
         first = processes.rank == 0
         extra = [TensorBoardRecorder(folder / "tensorboard")] if tensorboard and first else []
         with ProgressRecorder() as progress:
-            run(config, folder, root, download, processes.device, [progress, *extra], processes)
+            run(config, folder, root, download, processes.device, [progress, *extra], processes, eager)
     if not first:
         return
     groups = group_by_seed(read_runs([folder]))
@@ -140,6 +143,27 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("re
         out: Folder for report.md, the CSV tables, curves.png and matrix.png.
     """
     files = make_report(folders, out)
+    print("Written:", *files, sep="\n  ")
+
+
+@app.command
+def analyse(
+    folders: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path = Path("analysis"),
+    widths: tuple[float, ...] = (),
+    batch: int = 64,
+    device: str = "auto",
+) -> None:
+    """Look into runs: every width after every task, its cost, how far each block moved, AutoActivator's test batches.
+
+    Args:
+        folders: Run folders.
+        out: Folder for analysis.md, the CSV tables and the pictures.
+        widths: Those to look at; by default all.
+        batch: Images that latencies are measured with; 0 measures none.
+        device: Where latencies are measured.
+    """
+    files = make_analysis(folders, out, widths, batch, _device(device))
     print("Written:", *files, sep="\n  ")
 
 

@@ -16,6 +16,7 @@ from slimkern.continual.processes import ALONE, Processes
 from slimkern.continual.recorder import Recorder, Several
 from slimkern.continual.trainers import make_trainer
 from slimkern.continual.training import State, Trainer
+from slimkern.continual.units.training import UnitTrainer
 from slimkern.experiments.folder_recorder import FolderRecorder
 from slimkern.experiments.run_folder import RunFolder
 
@@ -28,6 +29,7 @@ def run(
     device: torch.device | str = "cpu",
     recorders: Sequence[Recorder] = (),
     processes: Processes = ALONE,
+    eager: bool = False,
 ) -> Counts:
     """Train what `config` says in the folder `out`, going on from its last checkpoint if it has one.
 
@@ -41,6 +43,7 @@ def run(
         device: where to train.
         recorders: told of the run, beside its folder; only those of process 0 are.
         processes: those that train the run together. Only process 0 writes.
+        eager: see `slimkern.continual.training.train`.
 
     Raises:
         ConfigError, TaskError: the configuration can't be run.
@@ -50,9 +53,9 @@ def run(
     """
     with processes.first_alone():
         dataset = load(config.data, root, download)
-    trainer = make_trainer(config, dataset, torch.device(device), processes)
+    trainer = make_trainer(config, dataset, torch.device(device), processes, eager)
     if processes.rank > 0:
-        return _follow(trainer)
+        return _follow(trainer, processes)
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(RunFolder.open(out, resolved(config, dataset.augmentation)))
@@ -64,14 +67,14 @@ def run(
         return _go_on(trainer, state, Several([FolderRecorder(folder), *recorders]))
 
 
-def _follow(trainer: Trainer) -> Counts:
-    found = trainer.processes.broadcast(None)
+def _follow(trainer: Trainer | UnitTrainer, processes: Processes) -> Counts:
+    found = processes.broadcast(None)
     if not found["usable"]:
         raise SystemExit(1)  # process 0 says why
     return _go_on(trainer, found["state"], Recorder())
 
 
-def _go_on(trainer: Trainer, state: State | None, recorder: Recorder) -> Counts:
+def _go_on(trainer: Trainer | UnitTrainer, state: State | None, recorder: Recorder) -> Counts:
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.counts if trainer.counts.complete else trainer.run(recorder)
@@ -89,5 +92,7 @@ def resolved(config: TrainConfig, augmentation: str) -> dict:
 def default_folder(config: TrainConfig) -> Path:
     """`runs/` and a name made of what most often differs between runs."""
     widths = "-".join(f"{width:g}" for width in config.all_widths().fractions)
-    details = f"{config.method}-widths-{widths}-epochs-{config.epochs}-seed-{config.seed}"
+    kept = config.exemplars or config.exemplars_per_class
+    exemplars = f"-exemplars-{kept}{'-a-class' * bool(config.exemplars_per_class)}" if kept else ""
+    details = f"{config.method}{exemplars}-widths-{widths}-epochs-{config.epochs}-seed-{config.seed}"
     return Path("runs") / f"{config.data}-{config.tasks}-{details}"

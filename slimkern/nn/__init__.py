@@ -2,6 +2,7 @@
 
 from slimkern.nn.convert import ConversionError, scrollify
 from slimkern.nn.extract import extract
+from slimkern.nn.recomputed import recomputed
 from slimkern.nn.scroll import current_scroll, scroll_to, set_scroll
 from slimkern.nn.scroll_conv2d import ScrollConv2d
 from slimkern.nn.scroll_linear import ScrollLinear
@@ -14,6 +15,7 @@ __all__ = [
     "SwitchableBatchNorm2d",
     "current_scroll",
     "extract",
+    "recomputed",
     "scroll_to",
     "scrollify",
     "set_scroll",

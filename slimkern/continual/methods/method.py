@@ -53,11 +53,14 @@ class Method:
         needs_exemplars: the method can't run without exemplars.
         keeps_all_images: it learns each task together with all images of the earlier ones, and takes no exemplars.
         scrolls: tasks may have other rankings than the first one.
+        eager_because: why `losses` can't be part of a CUDA graph, for a method that reads something back to the host
+            or does something else in each step; None for all others.
     """
 
     needs_exemplars: ClassVar[bool] = False
     keeps_all_images: ClassVar[bool] = False
     scrolls: ClassVar[bool] = True
+    eager_because: ClassVar[str | None] = None
 
     @classmethod
     def options(cls) -> dict[str, float]:
