@@ -27,7 +27,7 @@ class TrainStep:
         classes: the labels that cross-entropies choose among.
         optimiser: moves the weights.
         augmentation: from bytes to the network's input.
-        precision: what the forward pass computes in; losses are float32.
+        precision: what the forward pass computes in; losses are float32, or float64 if the network is.
         ring: receives the named parts of the loss.
         processes: those that share each batch.
     """
@@ -67,9 +67,14 @@ class TrainStep:
             features = self.net.backbone(every_width(images) if widths is None else at_widths(images, widths))
             answers = self.net.classify(features)
             assert isinstance(answers, WidthBatch)
-            *narrower, (_, logits) = ((width, own.float()) for width, own in answers)
-            step = Step(self.net, images, labels, logits, self.classes, features.at(1.0).float())
+            *narrower, (_, logits) = ((width, _single(own)) for width, own in answers)
+            step = Step(self.net, images, labels, logits, self.classes, _single(features.at(1.0)))
             parts = self.method.losses(step)
             for width, own in narrower:
                 parts[f"cross-entropy at {width:g}"] = classification_loss(own, labels, self.classes)
         return parts
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """The tensor in single precision at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
