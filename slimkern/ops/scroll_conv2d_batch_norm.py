@@ -40,8 +40,11 @@ def scroll_conv2d_batch_norm(
     convolves, it takes all slabs at once, and the batch norm follows.
     """
     if choose("scroll_conv2d", slabs[0].device) == "triton":
-        _, *geometry = convolution
-        convolved = scroll_conv2d(slabs, convolution.weight, bias, out_channels, *geometry)
+        own = convolution
+        convolved = scroll_conv2d(
+            slabs, own.weight, bias, out_channels, own.out_offset, own.in_offset, own.stride, own.padding, own.dilation,
+            own.groups,
+        )  # fmt: skip
         return switchable_batch_norm(convolved, *norm[:2], offsets, *norm[2:], residuals, relu)
     check_convolution(OPERATOR, slabs, convolution, bias, out_channels)
     shapes = [convolution.output_shape(slab, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
