@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def _draw_panel(panel: Any, group: Group, widths: Sequence[float], colours: Any)
         panel.plot(tasks, mean, marker="o", color=colour, label=f"width {width:g}")
         if len(group.runs) > 1:
             panel.fill_between(tasks, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
-    panel.set_title(f"{group.label} (n = {len(group.runs)})", fontsize=9)
+    panel.set_title(fill(f"{group.label} (n\u00a0=\u00a0{len(group.runs)})", 48), fontsize=9)
     panel.set_xlabel("tasks learned")
     panel.set_ylabel("average accuracy (%)")
     panel.xaxis.get_major_locator().set_params(integer=True)
