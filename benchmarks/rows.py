@@ -99,6 +99,29 @@ def row(
     }
 
 
+def operator_rows(
+    benchmark: str, case: Mapping[str, Any], times: Times, to: str, moved: int, bandwidth: float, device: str = "cpu"
+) -> list[Row]:
+    """Rows of an operator's backends: how they compare with the one named `to`, and how near to a copy they are.
+
+    Args:
+        benchmark: name of the operator.
+        case: what was computed.
+        times: of each backend.
+        to: the backend to compare with.
+        moved: bytes that the operator has to read and write at least.
+        bandwidth: bytes a second of a copy, measured in this process.
+        device: where it ran.
+    """
+    rows = []
+    for name, seconds in times.items():
+        share = moved / statistics.median(seconds) / bandwidth
+        compared = {f"ratio {key}": value for key, value in percentiles(ratios(times, name, to)).items()}
+        figures = {**compared, "MB moved": moved / 1e6, "share of copy bandwidth": share}
+        rows.append(row(benchmark, case, name, seconds, figures, device))
+    return rows
+
+
 def save(rows: Iterable[Row], folder: Path = RESULTS) -> list[Path]:
     """Put rows into the files of their devices, in place of older ones of the same benchmark, case and name."""
     by_file: dict[Path, list[Row]] = {}
