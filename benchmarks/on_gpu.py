@@ -3,7 +3,7 @@
     python benchmarks/on_gpu.py [--skip sanitizer] [--only tests]
 
 `make gpu` calls it; it needs no more than a Python with torch, Triton and pytest, so it also runs from a plain checkout
-on a machine that can install nothing. Each part that fails or can't run is told at the end, and makes the exit status 1.
+on a machine that can install nothing. Each part that fails or can't run is told at the end and sets the exit status.
 Rows of the benchmarks go to benchmarks/results/<gpu>.json, with versions and commit.
 """
 
