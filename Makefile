@@ -14,7 +14,7 @@ DEV_READY := $(VENV)/.dev-ready
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 NATIVE_SOURCES := $(wildcard building/*.py csrc/*.* csrc/*/*.*)
 
-.PHONY: help demo test native lint format types layers check bench gpu clean
+.PHONY: help demo test native kernels lint format types layers check bench gpu clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -28,6 +28,10 @@ test: $(DEV_READY) ## run the whole test suite
 
 native: $(DEV_READY) ## compile what has changed of csrc/, and stop at the first error
 	SLIMKERN_BUILD=$${SLIMKERN_BUILD:-cpu} $(BIN)/python setup.py -q build_ext --inplace
+
+kernels: $(DEV_READY) ## compile the Triton kernels for three GPUs that needn't be here, by the oldest Triton as well
+	$(PIP_INSTALL) --upgrade --no-deps --target build/triton-oldest triton==3.6.0
+	SLIMKERN_TRITON=build/triton-oldest $(BIN)/pytest tests/kernels/test_compilation.py
 
 lint: $(DEV_READY) ## ruff: errors, style, docstrings
 	$(BIN)/ruff check

@@ -74,7 +74,7 @@ def main() -> None:
     for way, calls in ways.items():
         times = in_turns(calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device)
         case = {"way": way, "dtype": arguments.dtype, "layout": arguments.layout, "widths": 4}
-        rows += operator_rows("pack_weights", case, times, "torch", moved, bandwidth, device)
+        rows += operator_rows("pack_weights", case, times, ["torch"], moved, bandwidth, device)
     finish(rows, arguments)
 
 

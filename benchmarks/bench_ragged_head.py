@@ -49,7 +49,7 @@ def main() -> None:
     case = {"batch": arguments.batch, "classes": arguments.classes, "dtype": arguments.dtype, "widths": 4}
     # Features are read and their gradients written; so are the weights.
     moved = 2 * (sum(slab.nbytes for slab in slabs) + weight.nbytes)
-    finish(operator_rows("ragged_head", case, times, "torch", moved, copy_bandwidth(device), device), arguments)
+    finish(operator_rows("ragged_head", case, times, ["torch"], moved, copy_bandwidth(device), device), arguments)
 
 
 if __name__ == "__main__":

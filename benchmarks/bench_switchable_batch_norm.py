@@ -3,16 +3,18 @@
     python benchmarks/bench_switchable_batch_norm.py [--batch 64] [--widths 4] [--dtype float32] [--save]
 
 The shapes are those of ResNet-18 on 32x32 images. Both take turns in one process, so that a machine whose speed drifts
-slows both; the figure to read is the median of the ratios. PyTorch's ReLU works in place, the best it can do.
+slows both; the figures to read are the medians of the ratios: to `F.relu` as it comes, and to `F.relu` in place, the
+best that PyTorch can do.
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from rows import copy_bandwidth, finish, in_turns, operator_rows, parser
+from rows import Row, Times, copy_bandwidth, finish, in_turns, operator_rows, parser
 from torch import Tensor
 
 from slimkern.memory import keep_freed_memory
@@ -41,9 +43,9 @@ class Stage:
     def _packed(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
         return torch.randn(shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
 
-    def by_torch(self) -> None:
+    def by_torch(self, inplace: bool = False) -> None:
         results = [
-            F.relu(F.batch_norm(slab, None, None, weight, bias, True), inplace=True)
+            F.relu(F.batch_norm(slab, None, None, weight, bias, True), inplace)
             for slab, (weight, bias) in zip(self.slabs, self.parts, strict=True)
         ]
         torch.autograd.grad(results, [*self.slabs, *(vector for pair in self.parts for vector in pair)], self.grads)
@@ -67,17 +69,29 @@ def main() -> None:
     if reason := native.why_unavailable(device):
         raise SystemExit(f"there are no compiled kernels to measure: {reason}")
 
+    def described(stage: str, times: Times, moved: int) -> list[Row]:
+        case = {"stage": stage, "batch": arguments.batch, "dtype": arguments.dtype, "widths": arguments.widths}
+        to = ("torch", "torch, in place")
+        return operator_rows("switchable_batch_norm", case, times, to, moved, bandwidth, device)
+
     keep_freed_memory()  # as the trainer does on a CPU; both gain by it
     os.environ["SLIMKERN_BACKEND"] = "native"
-    bandwidth = copy_bandwidth(device)
-    rows = []
+    bandwidth, rows, totals, moved = copy_bandwidth(device), [], {}, 0
     for channels, side in STAGES:
         stage = Stage(channels, side, arguments.batch, arguments.widths, getattr(torch, arguments.dtype), device)
-        calls = {"torch": stage.by_torch, "native": stage.by_slimkern}
+        calls = {
+            "native": stage.by_slimkern,
+            "torch": stage.by_torch,
+            "torch, in place": partial(stage.by_torch, inplace=True),
+        }
         times = in_turns(calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device)
-        case = {"channels": channels, "side": side, "batch": arguments.batch, "dtype": arguments.dtype,
-                "widths": arguments.widths}  # fmt: skip
-        rows += operator_rows("switchable_batch_norm", case, times, "torch", stage.bytes(), bandwidth, device)
+        for name, own in times.items():
+            totals[name] = [
+                before + seconds for before, seconds in zip(totals.get(name, [0.0] * len(own)), own, strict=True)
+            ]
+        moved += stage.bytes()
+        rows += described(f"{channels} channels {side}x{side}", times, stage.bytes())
+    rows += described("all stages", totals, moved)
     finish(rows, arguments)
 
 

@@ -100,15 +100,21 @@ def row(
 
 
 def operator_rows(
-    benchmark: str, case: Mapping[str, Any], times: Times, to: str, moved: int, bandwidth: float, device: str = "cpu"
+    benchmark: str,
+    case: Mapping[str, Any],
+    times: Times,
+    to: Sequence[str],
+    moved: int,
+    bandwidth: float,
+    device: str = "cpu",
 ) -> list[Row]:
-    """Rows of an operator's backends: how they compare with the one named `to`, and how near to a copy they are.
+    """Rows of an operator's backends: how they compare with some of them, and how near to a copy they are.
 
     Args:
         benchmark: name of the operator.
         case: what was computed.
         times: of each backend.
-        to: the backend to compare with.
+        to: the backends to compare with.
         moved: bytes that the operator has to read and write at least.
         bandwidth: bytes a second of a copy, measured in this process.
         device: where it ran.
@@ -116,7 +122,12 @@ def operator_rows(
     rows = []
     for name, seconds in times.items():
         share = moved / statistics.median(seconds) / bandwidth
-        compared = {f"ratio {key}": value for key, value in percentiles(ratios(times, name, to)).items()}
+        compared = {
+            f"ratio to {other} {key}": value
+            for other in to
+            if other != name
+            for key, value in percentiles(ratios(times, name, other)).items()
+        }
         figures = {**compared, "MB moved": moved / 1e6, "share of copy bandwidth": share}
         rows.append(row(benchmark, case, name, seconds, figures, device))
     return rows

@@ -13,6 +13,7 @@ from rich.console import Console
 from slimkern.continual.config import ConfigError, TrainConfig
 from slimkern.continual.methods import METHODS
 from slimkern.continual.processes import joined_processes
+from slimkern.experiments.analysis.analyse import analyse as make_analysis
 from slimkern.experiments.bench_report import bench_report
 from slimkern.experiments.demo import demo as run_demo
 from slimkern.experiments.errors import MENDABLE
@@ -143,6 +144,27 @@ def report(folders: tyro.conf.Positional[tuple[Path, ...]], out: Path = Path("re
         out: Folder for report.md, the CSV tables, curves.png and matrix.png.
     """
     files = make_report(folders, out)
+    print("Written:", *files, sep="\n  ")
+
+
+@app.command
+def analyse(
+    folders: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path = Path("analysis"),
+    widths: tuple[float, ...] = (),
+    batch: int = 64,
+    device: str = "auto",
+) -> None:
+    """Look into runs: every width after every task, its cost, how far each block moved, AutoActivator's test batches.
+
+    Args:
+        folders: Run folders.
+        out: Folder for analysis.md, the CSV tables and the pictures.
+        widths: Those to look at; by default all.
+        batch: Images that latencies are measured with; 0 measures none.
+        device: Where latencies are measured.
+    """
+    files = make_analysis(folders, out, widths, batch, _device(device))
     print("Written:", *files, sep="\n  ")
 
 

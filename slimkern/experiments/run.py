@@ -15,6 +15,7 @@ from slimkern.continual.processes import ALONE, Processes
 from slimkern.continual.recorder import Recorder, Several
 from slimkern.continual.trainers import make_trainer
 from slimkern.continual.training import State, Trainer
+from slimkern.continual.units.training import UnitTrainer
 from slimkern.experiments.folder_recorder import FolderRecorder
 from slimkern.experiments.run_folder import RunFolder
 
@@ -51,7 +52,7 @@ def run(
     """
     with processes.first_alone():
         dataset = load(config.data, root, download)
-    trainer = make_trainer(config, dataset, torch.device(device), processes, eager)
+    trainer = make_trainer(config, dataset, torch.device(device), processes, eager=eager)
     if processes.rank > 0:
         return _go_on(trainer, processes.broadcast(None), Recorder())
     with RunFolder.open(out, resolved(config, dataset.augmentation)) as folder:
@@ -59,7 +60,7 @@ def run(
         return _go_on(trainer, state, Several([FolderRecorder(folder), *recorders]))
 
 
-def _go_on(trainer: Trainer, state: State | None, recorder: Recorder) -> Counts:
+def _go_on(trainer: Trainer | UnitTrainer, state: State | None, recorder: Recorder) -> Counts:
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.counts if trainer.counts.complete else trainer.run(recorder)
@@ -77,5 +78,7 @@ def resolved(config: TrainConfig, augmentation: str) -> dict:
 def default_folder(config: TrainConfig) -> Path:
     """`runs/` and a name made of what most often differs between runs."""
     widths = "-".join(f"{width:g}" for width in config.all_widths().fractions)
-    details = f"{config.method}-widths-{widths}-epochs-{config.epochs}-seed-{config.seed}"
+    kept = config.exemplars or config.exemplars_per_class
+    exemplars = f"-exemplars-{kept}{'-a-class' * bool(config.exemplars_per_class)}" if kept else ""
+    details = f"{config.method}{exemplars}-widths-{widths}-epochs-{config.epochs}-seed-{config.seed}"
     return Path("runs") / f"{config.data}-{config.tasks}-{details}"

@@ -74,7 +74,7 @@ class DeferredBatchNorm:
         self.snapshot.refuse_changes("the input or a weight of a SwitchableBatchNorm2d")
         if isinstance(source, DeferredConvolution):
             source.snapshot.refuse_changes("the input or a weight of a ScrollConv2d")
-        joins = not residuals or self._can_add(residuals)
+        joins = self._can_add(residuals)
         extras = (residuals, relu) if joins else ((), False)
         slabs = source.slabs if isinstance(source, DeferredConvolution) else source
         with _as_called(self.grad, slabs[0]):
@@ -94,7 +94,9 @@ class DeferredBatchNorm:
         return results
 
     def _can_add(self, residuals: Sequence[Tensor]) -> bool:
-        """Whether the operator can: they are of the shapes and the dtype of its results."""
+        """Whether the operator can: there are none, or they are of the shapes and the dtype of its results."""
+        if not residuals:
+            return True
         source = self.source
         if isinstance(source, DeferredConvolution):
             shapes, dtype = source.shapes(), source.slabs[0].dtype

@@ -18,6 +18,8 @@ from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_no
 from slimkern.ops.convolution import Convolution, check_convolution
 from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient
+from slimkern.ops.scroll_conv2d import scroll_conv2d
+from slimkern.ops.switchable_batch_norm import switchable_batch_norm
 
 OPERATOR = "scroll_conv2d_batch_norm"
 
@@ -34,8 +36,13 @@ def scroll_conv2d_batch_norm(
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """`scroll_conv2d`, then `switchable_batch_norm` of its results; see there for arguments, results and errors.
 
-    Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype.
+    Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype. Where Triton
+    convolves, it takes all slabs at once, and the batch norm follows.
     """
+    if choose("scroll_conv2d", slabs[0].device) == "triton":
+        _, *geometry = convolution
+        convolved = scroll_conv2d(slabs, convolution.weight, bias, out_channels, *geometry)
+        return switchable_batch_norm(convolved, *norm[:2], offsets, *norm[2:], residuals, relu)
     check_convolution(OPERATOR, slabs, convolution, bias, out_channels)
     shapes = [convolution.output_shape(slab, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     check_batch_norm(OPERATOR, slabs[0], shapes, norm, offsets, residuals)
@@ -118,20 +125,22 @@ def _save(ctx: Any, arguments: Sequence[Any], outcome: tuple) -> None:
         convolution.weight, norm.weight, norm.bias, mean, variance, *slabs, *convolved, *(results if relu else ())
     )
     ctx.mark_non_differentiable(*convolved, mean, variance)
+    ctx.set_materialize_grads(False)  # zeros for what is not differentiable would cost as much as an operator
 
 
-def _gradients(ctx: Any, grads: list[Tensor], *_: Any) -> dict[str, Any]:
+def _gradients(ctx: Any, grads: list[Tensor | None], *_: Any) -> dict[str, Any]:
     weight, norm_weight, norm_bias, mean, variance, *saved = ctx.saved_tensors
     count = len(grads)
     slabs, convolved, rectified = saved[:count], saved[count : 2 * count], saved[2 * count :]
+    present = [torch.zeros_like(y) if grad is None else grad for grad, y in zip(grads, convolved, strict=True)]
     given = (None, None) if ctx.batch_statistics else (mean, variance)
     names = ("slabs", "convolution_weight", "bias", "norm_weight", "norm_bias")
     *found, of_sums = _backward(
-        grads, slabs, convolved, rectified, Convolution(weight, *ctx.geometry),
+        present, slabs, convolved, rectified, Convolution(weight, *ctx.geometry),
         BatchNorm(norm_weight, norm_bias, *given, ctx.eps), mean, variance, ctx.offsets, ctx.residual,
         wants(ctx, *names), ctx.backend,
     )  # fmt: skip
-    return dict(zip(names, found, strict=True)) | {"residuals": (of_sums or grads) if ctx.residual else []}
+    return dict(zip(names, found, strict=True)) | {"residuals": (of_sums or present) if ctx.residual else []}
 
 
 _forward = Operator(OPERATOR, _compute, in_plain_torch(_compute))
