@@ -69,6 +69,11 @@ class WidthBatch:
         """The work that was put off, as long as nothing has joined it."""
         return None if self._residuals else self._finish
 
+    @property
+    def is_put_off(self) -> bool:
+        """Whether the slabs have yet to be computed."""
+        return self._finish is not None
+
     def _settle_readers(self) -> None:
         for reader in self._readers:
             batch = reader()

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimkern.nn.deferred import DeferredBatchNorm, DeferredConvolution
-from slimkern.ops import backends
+from slimkern.nn.deferred_tensor import DeferredTensor, can_be_put_off
+from slimkern.ops import backends, native
 from slimkern.ops.batch_norm import BatchNorm
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
@@ -61,6 +62,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.num_features, self.eps, self.momentum, self.whole = num_features, eps, momentum, whole
         self.affine, self.track_running_stats = affine, track_running_stats
         self.widths = Widths.of(widths)
+        self.feeds_relu = False
         self._untracked: DeferredBatchNorm | None = None
         if not whole:
             self.widths.check_divide(num_features, "num_features", ", or pass whole=True if widths don't apply to it")
@@ -117,7 +119,7 @@ class SwitchableBatchNorm2d(nn.Module):
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if not isinstance(input, WidthBatch):
-            return self._normalise_whole(input)
+            return self._defer_whole(input) if self._serves_deferred(input) else self._normalise_whole(input)
         widths = input.resolve(self.widths)
         places = [self.widths.index(width) for width in widths]
         if isinstance(input.pending, DeferredConvolution):
@@ -154,6 +156,20 @@ class SwitchableBatchNorm2d(nn.Module):
         """Track the statistics of a batch whose result nobody has asked for yet, so that they come in order."""
         if self._untracked is not None:
             self._untracked((), False)
+
+    def _serves_deferred(self, images: Tensor) -> bool:
+        """Whether to leave a ReLU to the kernel: one has been seen to follow, and torch offers no such kernel."""
+        return (
+            self.feeds_relu
+            and not self._forward_hooks
+            and can_be_put_off(images)
+            and backends.choose("switchable_batch_norm", images.device) == "native"
+            and native.takes_batch_norm([images], [self.weight, self.bias, self.running_mean, self.running_var], [])
+        )
+
+    def _defer_whole(self, images: Tensor) -> Tensor:
+        work = self._put_off([images], [images.shape[1]], [len(self.sizes) - 1])
+        return DeferredTensor.of(WidthBatch.deferred(work, (1.0,)), images)
 
     def _normalise_whole(self, images: Tensor) -> Tensor:
         if images.dim() < 2 or images.shape[1] != self.num_features:
