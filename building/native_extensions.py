@@ -1,4 +1,4 @@
-"""The native core as setuptools extensions: a library of operators for each device, and a module of build information.
+"""The native core as setuptools extensions: a library of operators for each device, and a module of Python functions.
 
 The libraries hold no Python, and speak to libtorch through its stable ABI alone. Whatever can't be built is left out
 with a warning, unless `SLIMKERN_BUILD` asks for it: the package then works without.
@@ -120,8 +120,8 @@ class BuildNative(build_ext):
         if not (generated / "report.h").exists() or (generated / "report.h").read_text() != header:
             (generated / "report.h").write_text(header)
         folders = [generated, Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
-        options = [*OPTIMISED[:1], "-O1", "-fPIC", "-fvisibility=hidden", *(f"-I{folder}" for folder in folders)]
-        source = CSRC / "build_report.cpp"
+        options = [*OPTIMISED, "-fvisibility=hidden", *(f"-I{folder}" for folder in folders)]
+        source = CSRC / "python_module.cpp"
         objects = compile_all([self._compilation(self.toolchain.cxx, source, options, "", [generated / "report.h"])])
         link([self.toolchain.cxx], objects, target, [])
 

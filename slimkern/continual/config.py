@@ -40,6 +40,8 @@ class TrainConfig:
     """Number of tasks that the classes are split into."""
     first_task_classes: int | None = None
     """Classes of the first task, where it is larger than the others."""
+    classes: int | None = None
+    """Only the first so many classes of the class order, for a shortened run; by default all."""
     class_order: ClassOrder = "seed"
     """Order in which classes are learned: shuffled by the seed, the data set's own, or iCaRL's for CIFAR-100."""
     validation: float = 0.1

@@ -93,24 +93,30 @@ def build_tasks(
     *,
     tasks: int,
     first_task_classes: int | None = None,
+    classes: int | None = None,
     order: str = "seed",
     seed: int = 0,
     validation: float = 0.1,
 ) -> tuple[Task, ...]:
     """Cut a dataset into tasks.
 
+    ``classes`` takes only the first so many of the class order; the others' images are left out.
+
     ``validation`` is the share of each class's training images set aside, rounded to whole images, always leaving one
     for training. Which ones depends on ``seed`` alone, not on the class order or the number of tasks.
 
     Raises:
-        TaskError: as ``split_sizes`` and ``class_order`` do, or ``validation`` is outside [0, 1).
+        TaskError: as ``split_sizes`` and ``class_order`` do, there aren't as many ``classes``, or ``validation`` is
+            outside [0, 1).
     """
-    classes = len(dataset.classes)
-    sizes = split_sizes(classes, tasks, first_task_classes)
-    position_of = torch.tensor(class_order(order, classes, seed)).argsort()
+    all_classes = len(dataset.classes)
+    if classes is not None and not 1 <= classes <= all_classes:
+        raise TaskError(f"classes={classes} must lie in 1 to {all_classes}, the classes of {dataset.name}")
+    sizes = split_sizes(classes or all_classes, tasks, first_task_classes)
+    position_of = torch.tensor(class_order(order, all_classes, seed)).argsort()
     if not 0 <= validation < 1:
         raise TaskError(f"validation must be a share from 0 up to, not including, 1; got {validation}")
-    held_out = _held_out(dataset.train.labels, classes, validation, seed)
+    held_out = _held_out(dataset.train.labels, all_classes, validation, seed)
     train, test = (_relabelled(part, position_of) for part in (dataset.train, dataset.test))
     ends = tuple(accumulate(sizes))
     return tuple(

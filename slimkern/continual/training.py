@@ -76,6 +76,7 @@ class Trainer:
                 dataset,
                 tasks=config.tasks,
                 first_task_classes=config.first_task_classes,
+                classes=config.classes,
                 order=config.class_order,
                 seed=config.seed,
                 validation=config.validation,

@@ -72,7 +72,6 @@ class BatchNormGradient:
 
     Args:
         norm: what the slabs were normalised by; of its running statistics only the presence counts.
-        parameters: P.
         mean: that the slabs were normalised by, one slab after the other.
         variance: likewise.
         relu: whether a ReLU followed.
@@ -83,7 +82,6 @@ class BatchNormGradient:
     def __init__(
         self,
         norm: BatchNorm,
-        parameters: int,
         mean: Tensor,
         variance: Tensor,
         relu: bool,
@@ -92,7 +90,8 @@ class BatchNormGradient:
     ) -> None:
         self._norm, self._relu, self._needed, self._backend = norm, relu, list(needed), backend
         self._mean, self._variance = mean, variance
-        self.of_weight, self.of_bias = mean.new_zeros(parameters), mean.new_zeros(parameters)
+        parameters = next((len(vector) for vector in norm[:2] if vector is not None), 0)
+        self.of_weight, self.of_bias = mean.new_zeros(2, parameters).unbind()
 
     def backward_all(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor
 from slimkern.ops import native
 from slimkern.ops.backends import choose
 from slimkern.ops.checks import check_offset
+from slimkern.ops.registration import Operator
 from slimkern.ops.rotation import rectangles
 
 OPERATOR = "pack_weights"
@@ -199,19 +200,17 @@ def _has_even_taps(weight: Tensor) -> bool:
     return all(weight.stride(outer) == weight.stride(inner) * weight.shape[inner] for outer, inner in pairwise(axes))
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    weights, ctx.numbers, _, ctx.backend = inputs
+def _save(ctx: Any, arguments: Sequence[Any], packed: Tensor) -> None:
+    weights, ctx.numbers, _, ctx.backend = arguments
     ctx.save_for_backward(*weights)
 
 
-def _autograd(ctx: Any, grad: Tensor) -> tuple:
-    needed = list(ctx.needs_input_grad[0])
-    of_weights = _backward(grad, ctx.saved_tensors, ctx.numbers, needed, ctx.backend)
-    return [own if wanted else None for own, wanted in zip(of_weights, needed, strict=True)], None, None, None
+def _gradients(ctx: Any, grad: Tensor) -> dict[str, Any]:
+    return {"weights": _backward(grad, ctx.saved_tensors, ctx.numbers, ctx.wanted["weights"], ctx.backend)}
 
 
-_forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _compute, mutates_args=())
-_forward.register_fake(lambda weights, numbers, dtype, _: _empty(weights, _places(numbers), dtype))
-_forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _compute_backward, mutates_args=())
-_backward.register_fake(lambda grad, weights, numbers, needed, backend: _empty_like(weights, needed))
+_forward = Operator(OPERATOR, _compute, lambda weights, numbers, dtype, _: _empty(weights, _places(numbers), dtype))
+_backward = Operator(
+    f"{OPERATOR}_backward", _compute_backward, lambda grad, weights, numbers, needed, _: _empty_like(weights, needed)
+)
+_forward.differentiate(_save, _gradients)

@@ -14,6 +14,7 @@ from torch import Tensor
 from slimkern.ops import native
 from slimkern.ops.backends import choose
 from slimkern.ops.checks import check_offset, check_slabs
+from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient, read
 
 OPERATOR = "ragged_head"
@@ -232,39 +233,28 @@ def _fake_backward(*arguments: Any) -> tuple[list[Tensor], Tensor, Tensor]:
     return _empty_gradients(pooled, weight, len(labels), channels, image, dtype, needed)
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    slabs, weight, bias, labels, *ctx.geometry, ctx.backend = inputs
-    _, logits, pooled = output
-    ctx.channels, ctx.image = [slab.shape[1] for slab in slabs], list(slabs[0].shape[2:])
-    ctx.dtype, ctx.of_bias = slabs[0].dtype, None if bias is None else bias.dtype
+def _save(ctx: Any, arguments: Sequence[Any], results: tuple) -> None:
+    slabs, weight, _, labels, *ctx.geometry, ctx.backend = arguments
+    _, logits, pooled = results
+    ctx.channels, ctx.image, ctx.dtype = [slab.shape[1] for slab in slabs], list(slabs[0].shape[2:]), slabs[0].dtype
     ctx.save_for_backward(*logits, pooled, weight, labels)
+    ctx.mark_non_differentiable(pooled)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: Any, to_losses: Tensor | None, to_logits: Sequence[Tensor | None] | None, _: Tensor | None) -> tuple:
+def _gradients(ctx: Any, to_losses: Tensor | None, to_logits: Sequence[Tensor | None], _: None) -> dict[str, Any]:
     *logits, pooled, weight, labels = ctx.saved_tensors
     losses = pooled.new_zeros(len(logits)) if to_losses is None else to_losses
-    given = [] if to_logits is None or all(grad is None for grad in to_logits) else list(to_logits)
+    given = [] if all(grad is None for grad in to_logits) else to_logits
     others = [torch.zeros_like(logits[place]) if grad is None else grad for place, grad in enumerate(given)]
-    needed = [
-        any(ctx.needs_input_grad[0]),
-        ctx.needs_input_grad[1],
-        ctx.of_bias is not None and ctx.needs_input_grad[2],
-    ]
-    of_slabs, of_weight, of_bias = _backward(
-        losses, others, logits, pooled, weight, labels, *ctx.geometry, ctx.channels, ctx.image, ctx.dtype, needed,
-        ctx.backend,
+    names = ("slabs", "weight", "bias")
+    found = _backward(
+        losses, others, logits, pooled, weight, labels, *ctx.geometry, ctx.channels, ctx.image, ctx.dtype,
+        wants(ctx, *names), ctx.backend,
     )  # fmt: skip
-    return (
-        of_slabs if needed[0] else [None] * len(logits),
-        of_weight if needed[1] else None,
-        of_bias.to(ctx.of_bias) if needed[2] else None,
-        *[None] * 5,
-    )
+    return dict(zip(names, found, strict=True))
 
 
-_forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _compute, mutates_args=())
-_forward.register_fake(_fake)
-_forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _compute_backward, mutates_args=())
-_backward.register_fake(_fake_backward)
+_forward = Operator(OPERATOR, _compute, _fake)
+_backward = Operator(f"{OPERATOR}_backward", _compute_backward, _fake_backward)
+_forward.differentiate(_save, _gradients)

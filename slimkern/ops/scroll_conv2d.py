@@ -11,6 +11,7 @@ from torch import Tensor
 from slimkern.ops.backends import choose
 from slimkern.ops.checks import autocast
 from slimkern.ops.convolution import Convolution, check_convolution, packed
+from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient, sum_of_prefixes
 
 
@@ -55,23 +56,13 @@ def scroll_conv2d(
     convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
     check_convolution("scroll_conv2d", slabs, convolution, bias, out_channels)
     choose("scroll_conv2d", weight.device)
-    return _forward(slabs, bias, out_channels, *convolution)
+    return _forward(slabs, bias, out_channels, convolution)
 
 
-def _reference(
-    slabs: Sequence[Tensor],
-    bias: Tensor | None,
-    out_channels: Sequence[int],
-    weight: Tensor,
-    out_offset: int,
-    in_offset: int,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
+def _compute(
+    slabs: Sequence[Tensor], bias: Tensor | None, out_channels: Sequence[int], convolution: Convolution
 ) -> list[Tensor]:
     """The operator in plain torch: one convolution a slab, or one in all where the sub-networks share their input."""
-    convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
     if len(slabs) == len(out_channels):
         return [convolution.apply(slab, bias, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     whole = convolution.apply(slabs[0], bias, max(out_channels))
@@ -80,22 +71,13 @@ def _reference(
     return [*copies, whole if last == whole.shape[1] else packed(whole[:, :last])]
 
 
-def _reference_backward(
-    grads: Sequence[Tensor],
-    slabs: Sequence[Tensor],
-    weight: Tensor,
-    out_offset: int,
-    in_offset: int,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    needed: Sequence[bool],
+def _compute_backward(
+    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, needed: Sequence[bool]
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """Gradients of the slabs, the weight and the bias in plain torch; those not `needed` are empty tensors."""
     if len(slabs) < len(grads):
         grads = [sum_of_prefixes(grads, axis=1)]
-    convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
+    weight = convolution.weight
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
     of_slabs = [
@@ -105,27 +87,19 @@ def _reference_backward(
     return of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    slabs, bias, _, weight, *ctx.geometry = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(*slabs, weight)
+def _save(ctx: Any, arguments: Sequence[Any], results: list[Tensor]) -> None:
+    slabs, _, _, convolution = arguments
+    ctx.geometry = convolution[1:]
+    ctx.save_for_backward(*slabs, convolution.weight)
 
 
-def _autograd(ctx: Any, grads: list[Tensor]) -> tuple:
+def _gradients(ctx: Any, grads: list[Tensor]) -> dict[str, Any]:
     *slabs, weight = ctx.saved_tensors
-    needed = [any(ctx.needs_input_grad[0]), ctx.needs_input_grad[3], ctx.has_bias and ctx.needs_input_grad[1]]
-    of_slabs, of_weight, of_bias = _backward(grads, slabs, weight, *ctx.geometry, needed)
-    return (
-        of_slabs if needed[0] else [None] * len(slabs),
-        of_bias if needed[2] else None,
-        None,
-        of_weight if needed[1] else None,
-        *[None] * len(ctx.geometry),
-    )
+    names = ("slabs", "convolution_weight", "bias")
+    found = _backward(grads, slabs, Convolution(weight, *ctx.geometry), wants(ctx, *names))
+    return dict(zip(names, found, strict=True))
 
 
-_forward = torch.library.custom_op("slimkern::scroll_conv2d", _reference, mutates_args=())
-_forward.register_fake(_reference)
-_forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward = torch.library.custom_op("slimkern::scroll_conv2d_backward", _reference_backward, mutates_args=())
-_backward.register_fake(_reference_backward)
+_forward = Operator("scroll_conv2d", _compute)
+_backward = Operator("scroll_conv2d_backward", _compute_backward)
+_forward.differentiate(_save, _gradients)

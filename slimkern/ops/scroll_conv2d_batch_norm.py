@@ -16,6 +16,7 @@ from torch import Tensor
 from slimkern.ops.backends import choose
 from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch
 from slimkern.ops.convolution import Convolution, check_convolution
+from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient
 
 OPERATOR = "scroll_conv2d_batch_norm"
@@ -38,8 +39,9 @@ def scroll_conv2d_batch_norm(
     check_convolution(OPERATOR, slabs, convolution, bias, out_channels)
     shapes = [convolution.output_shape(slab, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     check_batch_norm(OPERATOR, slabs[0], shapes, norm, offsets, residuals)
+    backend = choose(OPERATOR, slabs[0].device)
     results, _, mean, variance = _forward(
-        slabs, bias, out_channels, *convolution, *norm, offsets, residuals, relu, choose(OPERATOR, slabs[0].device)
+        slabs, bias, out_channels, convolution, norm, offsets, residuals, relu, backend
     )
     return results, mean, variance
 
@@ -48,26 +50,14 @@ def _compute(
     slabs: Sequence[Tensor],
     bias: Tensor | None,
     out_channels: Sequence[int],
-    weight: Tensor,
-    out_offset: int,
-    in_offset: int,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    eps: float,
+    convolution: Convolution,
+    norm: BatchNorm,
     offsets: Sequence[int],
     residuals: Sequence[Tensor],
     relu: bool,
     backend: str,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """The operator, its batch norm by `backend`; also gives what came out of the convolution, for the backward pass."""
-    convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
-    norm = BatchNorm(norm_weight, norm_bias, running_mean, running_var, eps)
     results, convolved, means, variances = [], [], [], []
     for place, (slab, outputs, offset) in enumerate(zip(slabs, out_channels, offsets, strict=True)):
         convolved.append(convolution.apply(slab, bias, outputs))
@@ -84,20 +74,10 @@ def _compute_backward(
     slabs: Sequence[Tensor],
     convolved: Sequence[Tensor],
     rectified: Sequence[Tensor],
-    weight: Tensor,
-    out_offset: int,
-    in_offset: int,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
+    convolution: Convolution,
+    norm: BatchNorm,
     mean: Tensor,
     variance: Tensor,
-    parameters: int,
-    batch_statistics: bool,
-    eps: float,
     offsets: Sequence[int],
     residual: bool,
     needed: Sequence[bool],
@@ -108,9 +88,8 @@ def _compute_backward(
     The last are for residuals, and none without. `rectified` are the forward pass's results where a ReLU followed, else
     none. `needed` speaks of the first five; what is not needed comes back empty.
     """
-    convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
-    norm = BatchNorm(norm_weight, norm_bias, *((None, None) if batch_statistics else (mean, variance)), eps)
-    of_norm = BatchNormGradient(norm, parameters, mean, variance, bool(rectified), [True, *needed[3:]], backend)
+    of_norm = BatchNormGradient(norm, mean, variance, bool(rectified), [True, *needed[3:]], backend)
+    weight = convolution.weight
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
     of_slabs, of_sums = [], []
     start = len(mean)
@@ -127,51 +106,31 @@ def _compute_backward(
     )  # fmt: skip
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    slabs, bias, _, weight, *geometry = inputs[:10]
-    norm_weight, norm_bias, running_mean, _, eps, offsets, residuals, relu, ctx.backend = inputs[10:]
-    results, convolved, mean, variance = output
-    ctx.geometry, ctx.eps, ctx.offsets, ctx.residuals = geometry, eps, offsets, len(residuals)
-    ctx.batch_statistics = running_mean is None
-    ctx.parameters = next((len(vector) for vector in (norm_weight, norm_bias) if vector is not None), 0)
-    ctx.dtypes = [None if vector is None else vector.dtype for vector in (norm_weight, norm_bias)]
-    ctx.given = [True, True, bias is not None, norm_weight is not None, norm_bias is not None]
-    # The convolution's results are nobody's to differentiate: zeros for them would cost as much as an operator.
-    ctx.set_materialize_grads(False)
+def _save(ctx: Any, arguments: Sequence[Any], outcome: tuple) -> None:
+    slabs, _, _, convolution, norm, ctx.offsets, residuals, relu, ctx.backend = arguments
+    results, convolved, mean, variance = outcome
+    ctx.geometry, ctx.eps, ctx.residual = convolution[1:], norm.eps, bool(residuals)
+    ctx.batch_statistics = norm.running_mean is None
     ctx.save_for_backward(
-        weight, norm_weight, norm_bias if relu else None, mean, variance, *slabs, *convolved, *(results if relu else ())
+        convolution.weight, norm.weight, norm.bias, mean, variance, *slabs, *convolved, *(results if relu else ())
     )
+    ctx.mark_non_differentiable(*convolved, mean, variance)
 
 
-def _autograd(ctx: Any, grads: list[Tensor | None], *_: Any) -> tuple:
+def _gradients(ctx: Any, grads: list[Tensor], *_: Any) -> dict[str, Any]:
     weight, norm_weight, norm_bias, mean, variance, *saved = ctx.saved_tensors
     count = len(grads)
     slabs, convolved, rectified = saved[:count], saved[count : 2 * count], saved[2 * count :]
-    present = [torch.zeros_like(y) if grad is None else grad for grad, y in zip(grads, convolved, strict=True)]
-    wanted = ctx.needs_input_grad
-    asked = [any(wanted[0]), wanted[3], wanted[1], wanted[10], wanted[11]]
-    needed = [given and asking for given, asking in zip(ctx.given, asked, strict=True)]
-    of_slabs, of_weight, of_bias, of_scale, of_shift, of_sums = _backward(
-        present, slabs, convolved, rectified, weight, *ctx.geometry, norm_weight, norm_bias, mean, variance,
-        ctx.parameters, ctx.batch_statistics, ctx.eps, ctx.offsets, ctx.residuals > 0, needed, ctx.backend,
+    given = (None, None) if ctx.batch_statistics else (mean, variance)
+    names = ("slabs", "convolution_weight", "bias", "norm_weight", "norm_bias")
+    *found, of_sums = _backward(
+        grads, slabs, convolved, rectified, Convolution(weight, *ctx.geometry),
+        BatchNorm(norm_weight, norm_bias, *given, ctx.eps), mean, variance, ctx.offsets, ctx.residual,
+        wants(ctx, *names), ctx.backend,
     )  # fmt: skip
-    return (
-        of_slabs if needed[0] else [None] * count,
-        of_bias if needed[2] else None,
-        None,
-        of_weight if needed[1] else None,
-        *[None] * len(ctx.geometry),
-        of_scale.to(ctx.dtypes[0]) if needed[3] else None,
-        of_shift.to(ctx.dtypes[1]) if needed[4] else None,
-        *[None] * 4,
-        (of_sums or present) if ctx.residuals else [],
-        None,
-        None,
-    )
+    return dict(zip(names, found, strict=True)) | {"residuals": (of_sums or grads) if ctx.residual else []}
 
 
-_forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _compute, mutates_args=())
-_forward.register_fake(in_plain_torch(_compute))
-_forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _compute_backward, mutates_args=())
-_backward.register_fake(in_plain_torch(_compute_backward))
+_forward = Operator(OPERATOR, _compute, in_plain_torch(_compute))
+_backward = Operator(f"{OPERATOR}_backward", _compute_backward, in_plain_torch(_compute_backward))
+_forward.differentiate(_save, _gradients)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from slimkern.ops.backends import choose
 from slimkern.ops.checks import autocast, check_bias, check_channels, check_offset, check_slabs, check_weight
+from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient, read, read_bias, sum_of_prefixes
 
 
@@ -52,7 +52,7 @@ def scroll_linear(
     return _forward(slabs, weight, bias, out_features, out_offset, in_offset)
 
 
-def _reference(
+def _compute(
     slabs: Sequence[Tensor],
     weight: Tensor,
     bias: Tensor | None,
@@ -72,7 +72,7 @@ def _reference(
     return [whole[..., :outputs].clone() for outputs in out_features]
 
 
-def _reference_backward(
+def _compute_backward(
     grads: Sequence[Tensor],
     slabs: Sequence[Tensor],
     weight: Tensor,
@@ -96,26 +96,18 @@ def _reference_backward(
     return of_slabs, of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    slabs, weight, bias, _, *ctx.geometry = inputs
-    ctx.has_bias = bias is not None
+def _save(ctx: Any, arguments: Sequence[Any], results: list[Tensor]) -> None:
+    slabs, weight, _, _, *ctx.offsets = arguments
     ctx.save_for_backward(*slabs, weight)
 
 
-def _autograd(ctx: Any, grads: list[Tensor]) -> tuple:
+def _gradients(ctx: Any, grads: list[Tensor]) -> dict[str, Any]:
     *slabs, weight = ctx.saved_tensors
-    needed = [any(ctx.needs_input_grad[0]), ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
-    of_slabs, of_weight, of_bias = _backward(grads, slabs, weight, *ctx.geometry, needed)
-    return (
-        of_slabs if needed[0] else [None] * len(slabs),
-        of_weight if needed[1] else None,
-        of_bias if needed[2] else None,
-        *[None] * (1 + len(ctx.geometry)),
-    )
+    names = ("slabs", "weight", "bias")
+    found = _backward(grads, slabs, weight, *ctx.offsets, wants(ctx, *names))
+    return dict(zip(names, found, strict=True))
 
 
-_forward = torch.library.custom_op("slimkern::scroll_linear", _reference, mutates_args=())
-_forward.register_fake(_reference)
-_forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward = torch.library.custom_op("slimkern::scroll_linear_backward", _reference_backward, mutates_args=())
-_backward.register_fake(_reference_backward)
+_forward = Operator("scroll_linear", _compute)
+_backward = Operator("scroll_linear_backward", _compute_backward)
+_forward.differentiate(_save, _gradients)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from slimkern.ops.backends import choose
 from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch
 from slimkern.ops.checks import check_slabs
+from slimkern.ops.registration import Operator, wants
 
 OPERATOR = "switchable_batch_norm"
 
@@ -53,24 +53,18 @@ def switchable_batch_norm(
     norm = BatchNorm(weight, bias, running_mean, running_var, eps)
     check_slabs(OPERATOR, slabs)
     check_batch_norm(OPERATOR, slabs[0], [slab.shape for slab in slabs], norm, offsets, residuals)
-    backend = choose(OPERATOR, slabs[0].device)
-    return _forward(slabs, weight, bias, offsets, running_mean, running_var, eps, residuals, relu, backend)
+    return _forward(slabs, norm, offsets, residuals, relu, choose(OPERATOR, slabs[0].device))
 
 
 def _compute(
     slabs: Sequence[Tensor],
-    weight: Tensor | None,
-    bias: Tensor | None,
+    norm: BatchNorm,
     offsets: Sequence[int],
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    eps: float,
     residuals: Sequence[Tensor],
     relu: bool,
     backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """The operator; with the backend torch, slab by slab, its specification."""
-    norm = BatchNorm(weight, bias, running_mean, running_var, eps)
     return norm.apply_all(slabs, offsets, residuals, relu, backend)
 
 
@@ -78,14 +72,10 @@ def _compute_backward(
     grads: Sequence[Tensor],
     slabs: Sequence[Tensor],
     results: Sequence[Tensor],
-    weight: Tensor | None,
-    bias: Tensor | None,
+    norm: BatchNorm,
     offsets: Sequence[int],
     mean: Tensor,
     variance: Tensor,
-    parameters: int,
-    batch_statistics: bool,
-    eps: float,
     residual: bool,
     needed: Sequence[bool],
     backend: str,
@@ -94,43 +84,31 @@ def _compute_backward(
 
     `results` are the forward pass's where a ReLU followed, else none.
     """
-    norm = BatchNorm(weight, bias, *((None, None) if batch_statistics else (mean, variance)), eps)
-    gradient = BatchNormGradient(norm, parameters, mean, variance, bool(results), needed, backend)
+    gradient = BatchNormGradient(norm, mean, variance, bool(results), needed, backend)
     of_slabs, of_sums = gradient.backward_all(grads, slabs, results, offsets, 0, residual)
     return of_slabs, gradient.of_weight, gradient.of_bias, of_sums
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    slabs, weight, bias, ctx.offsets, running_mean, _, ctx.eps, residuals, relu, ctx.backend = inputs
-    results, mean, variance = output
-    ctx.batch_statistics, ctx.residuals = running_mean is None, len(residuals)
-    ctx.affine = (weight is not None, bias is not None)
-    ctx.dtypes = [None if vector is None else vector.dtype for vector in (weight, bias)]
-    ctx.parameters = next((len(vector) for vector in (weight, bias) if vector is not None), 0)
-    ctx.save_for_backward(mean, variance, weight, bias if relu else None, *slabs, *(results if relu else ()))
+def _save(ctx: Any, arguments: Sequence[Any], outcome: tuple) -> None:
+    slabs, norm, ctx.offsets, residuals, relu, ctx.backend = arguments
+    results, mean, variance = outcome
+    ctx.batch_statistics, ctx.eps, ctx.residual = norm.running_mean is None, norm.eps, bool(residuals)
+    ctx.save_for_backward(mean, variance, norm.weight, norm.bias, *slabs, *(results if relu else ()))
+    ctx.mark_non_differentiable(mean, variance)
 
 
-def _autograd(ctx: Any, grads: list[Tensor], *_: Tensor) -> tuple:
+def _gradients(ctx: Any, grads: list[Tensor], *_: None) -> dict[str, Any]:
     mean, variance, weight, bias, *saved = ctx.saved_tensors
     slabs, results = saved[: len(grads)], saved[len(grads) :]
-    needed = [any(ctx.needs_input_grad[0])] + [has and ctx.needs_input_grad[1 + i] for i, has in enumerate(ctx.affine)]
-    of_slabs, of_weight, of_bias, of_sums = _backward(
-        grads, slabs, results, weight, bias, ctx.offsets, mean, variance, ctx.parameters, ctx.batch_statistics, ctx.eps,
-        ctx.residuals > 0, needed, ctx.backend,
+    norm = BatchNorm(weight, bias, *((None, None) if ctx.batch_statistics else (mean, variance)), ctx.eps)
+    names = ("slabs", "norm_weight", "norm_bias")
+    *found, of_sums = _backward(
+        grads, slabs, results, norm, ctx.offsets, mean, variance, ctx.residual, wants(ctx, *names),
+        ctx.backend,
     )  # fmt: skip
-    return (
-        of_slabs if needed[0] else [None] * len(slabs),
-        of_weight.to(ctx.dtypes[0]) if needed[1] else None,
-        of_bias.to(ctx.dtypes[1]) if needed[2] else None,
-        *[None] * 4,
-        (of_sums or grads) if ctx.residuals else [],
-        None,
-        None,
-    )
+    return dict(zip(names, found, strict=True)) | {"residuals": (of_sums or grads) if ctx.residual else []}
 
 
-_forward = torch.library.custom_op(f"slimkern::{OPERATOR}", _compute, mutates_args=())
-_forward.register_fake(in_plain_torch(_compute))
-_forward.register_autograd(_autograd, setup_context=_setup_context)
-_backward = torch.library.custom_op(f"slimkern::{OPERATOR}_backward", _compute_backward, mutates_args=())
-_backward.register_fake(in_plain_torch(_compute_backward))
+_forward = Operator(OPERATOR, _compute, in_plain_torch(_compute))
+_backward = Operator(f"{OPERATOR}_backward", _compute_backward, in_plain_torch(_compute_backward))
+_forward.differentiate(_save, _gradients)

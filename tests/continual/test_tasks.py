@@ -129,6 +129,23 @@ def test_labels_are_positions_in_the_class_order() -> None:
             assert [order[label] for label in part.labels.tolist()] == part.images[:, 0, 1, 0].tolist()
 
 
+def test_fewer_classes_are_the_first_of_the_order_with_the_same_images() -> None:
+    dataset = numbered_dataset(6, 10)
+    short = build_tasks(dataset, tasks=2, classes=4, seed=1)
+    whole = build_tasks(dataset, tasks=3, seed=1)
+    assert [task.classes for task in short] == [range(2), range(2, 4)]
+    for own, same in zip(short, whole[:2], strict=True):
+        for part in ("train", "validation", "test"):
+            found, wanted = getattr(own, part), getattr(same, part)
+            assert numbers(found) == numbers(wanted) and torch.equal(found.labels, wanted.labels)
+
+
+@pytest.mark.parametrize("classes", [0, 7])
+def test_more_classes_than_there_are_or_none_are_refused(classes: int) -> None:
+    with pytest.raises(TaskError, match=f"classes={classes} must lie in 1 to 6, the classes of numbered"):
+        build_tasks(numbered_dataset(6, 10), tasks=1, classes=classes)
+
+
 @pytest.mark.parametrize(
     ("per_class", "share", "held_out"),
     [(10, 0.1, 1), (10, 0.0, 0), (10, 0.25, 2), (10, 0.99, 9), (1, 0.9, 0)],

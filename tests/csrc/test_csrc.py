@@ -51,7 +51,7 @@ def run(folder: Path, sources: list[Path], options: list[str]) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("program", ["arithmetic", "rotation"])
+@pytest.mark.parametrize("program", ["arithmetic", "rotation", "tile_plan"])
 def test_arithmetic(program: str, tmp_path: Path) -> None:
     run(tmp_path, [HERE / f"{program}.cpp"], MEMORY)
 

@@ -1,0 +1,1 @@
+"""Triton kernels, one file per operator, and the plans they are launched by."""

@@ -1,0 +1,165 @@
+"""Operators as PyTorch knows them: a schema, an implementation, a fake, a gradient, and little between them and a call.
+
+`torch.library.custom_op` registers the same, but checks every call again and walks through all arguments several times:
+0.15 ms for an operator with its gradient, which a network of small layers pays some forty times a step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, get_args, get_type_hints
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Save = Callable[[Any, Sequence[Any], Any], None]
+"""Told a node of the autograd graph, the arguments and the results: keeps there what the gradients will need."""
+
+Gradients = Callable[..., dict[str, Any]]
+"""Given the node and a gradient for each result, nested like them: the gradients by the schema's names of arguments."""
+
+_LIBRARY = torch.library.Library("slimkern", "FRAGMENT")
+
+
+class Signature:
+    """The arguments of an operator: as its function takes them, and flat, as PyTorch does.
+
+    A NamedTuple among them stands for its fields, which the schema calls `<argument>_<field>`.
+
+    Attributes:
+        schema: what goes in and what comes out, in the language of `torch.library`.
+        tensors: position in the flat arguments, and name, of tensors, optional tensors and lists of them.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        hints = get_type_hints(function)
+        result = hints.pop("return")
+        fields: dict[str, Any] = {}
+        self._groups: list[tuple[slice, type]] = []
+        for name, hint in hints.items():
+            if hasattr(hint, "_fields"):
+                self._groups.append((slice(len(fields), len(fields) + len(hint._fields)), hint))
+                fields |= {f"{name}_{field}": own for field, own in get_type_hints(hint).items()}
+            else:
+                fields[name] = hint
+        self.tensors = [
+            (place, name) for place, (name, hint) in enumerate(fields.items()) if Tensor in (hint, *get_args(hint))
+        ]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = [inspect.Parameter(name, kind, annotation=hint) for name, hint in fields.items()]
+
+        def flat() -> None: ...
+
+        flat.__signature__ = inspect.Signature(parameters, return_annotation=result)  # type: ignore[attr-defined]
+        self.schema = torch.library.infer_schema(flat, mutates_args=())
+
+    def flat(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        """The arguments with the fields of a NamedTuple in its place."""
+        if not self._groups:
+            return arguments
+        return [part for own in arguments for part in (own if hasattr(own, "_fields") else (own,))]
+
+    def grouped(self, flat: Sequence[Any]) -> Sequence[Any]:
+        """The reverse of `flat`."""
+        arguments, end = [], 0
+        for own, kind in self._groups:
+            arguments += [*flat[end : own.start], kind(*flat[own])]
+            end = own.stop
+        return [*arguments, *flat[end:]] if self._groups else flat
+
+
+class Operator:
+    """A function registered as `torch.ops.slimkern.<name>`, and called through the dispatcher.
+
+    Args:
+        name: its name.
+        compute: the implementation, for any device; its annotations give the schema. It may take NamedTuples. No result
+            shares memory with an argument.
+        fake: gives empty results of the right shapes for arguments without data; by default `compute` itself.
+    """
+
+    def __init__(self, name: str, compute: Callable[..., Any], fake: Callable[..., Any] | None = None) -> None:
+        self.name, self.signature = name, Signature(compute)
+        _LIBRARY.define(name + self.signature.schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(name, self._ungrouped(compute), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"slimkern::{name}", self._ungrouped(fake or compute), lib=_LIBRARY)
+        self._overload = getattr(torch.ops.slimkern, name).default
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call it through the dispatcher."""
+        return self._overload(*self.signature.flat(arguments))
+
+    def _ungrouped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        grouped = self.signature.grouped
+        return lambda *flat: function(*grouped(flat))
+
+    def differentiate(self, save: Save, gradients: Gradients) -> None:
+        """Register how its results are differentiated, once: there are no second derivatives.
+
+        Args:
+            save: takes the arguments as `compute` does, its results, and a node to store on what is needed of them
+                (see `torch.autograd.Function`). May mark results as not differentiable.
+            gradients: asks `wants` of the node which of them are wanted; what it gives besides is dropped.
+        """
+        overload, grouped = self._overload, self.signature.grouped
+        places, names = zip(*self.signature.tensors, strict=True)
+
+        class Node(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, sizes: list[int | None], arguments: Sequence[Any], *_: Tensor | None) -> Any:
+                with torch._C._AutoDispatchBelowAutograd():
+                    results = overload(*arguments)
+                save(ctx, grouped(arguments), results)
+                several = results if isinstance(results, tuple) else (results,)
+                sizes += map(_size, several)
+                ctx.result_sizes, ctx.argument_sizes = sizes, [_size(arguments[place]) for place in places]
+                return _flatten(several)
+
+            @staticmethod
+            @once_differentiable
+            def backward(ctx: Any, *grads: Tensor | None) -> Any:
+                asked, sizes = ctx.needs_input_grad[2:], ctx.argument_sizes
+                ctx.wanted = dict(zip(names, _nest(asked, sizes), strict=True))
+                found = gradients(ctx, *_nest(grads, ctx.result_sizes))
+                given = _flatten(
+                    found.get(name) if size is None else found.get(name) or [None] * size
+                    for name, size in zip(names, sizes, strict=True)
+                )
+                answers = [own if wanted else None for own, wanted in zip(given, asked, strict=True)]
+                return None, None, *answers
+
+        node = type("".join(map(str.capitalize, self.name.split("_"))), (Node,), {})  # the name that graphs show
+
+        def differentiable(*flat: Any) -> Any:
+            if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*flat)):
+                with torch._C._AutoDispatchBelowAutograd():
+                    return overload(*flat)
+            sizes: list[int | None] = []
+            results = _nest(node.apply(sizes, flat, *_flatten([flat[place] for place in places])), sizes)
+            return results[0] if len(results) == 1 else tuple(results)
+
+        _LIBRARY.impl(self.name, differentiable, "Autograd")
+
+
+def wants(node: Any, *names: str) -> list[bool]:
+    """Whether gradients are wanted of arguments, of any in a list, by their names in the schema."""
+    return [any(own) if isinstance(own, list) else own for own in map(node.wanted.get, names)]
+
+
+def _size(value: Any) -> int | None:
+    return len(value) if isinstance(value, list | tuple) else None
+
+
+def _flatten(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(part for own in values for part in (own if isinstance(own, list | tuple) else (own,)))
+
+
+def _nest(flat: Sequence[Any], sizes: Sequence[int | None]) -> list[Any]:
+    """The reverse of `_flatten`, given the sizes of the lists."""
+    nested, place = [], 0
+    for size in sizes:
+        nested.append(flat[place] if size is None else list(flat[place : place + size]))
+        place += 1 if size is None else size
+    return nested
