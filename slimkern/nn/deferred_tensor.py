@@ -31,13 +31,14 @@ class DeferredTensor(Tensor):
     @staticmethod
     def of(batch: WidthBatch, like: Tensor) -> DeferredTensor:
         """What `batch`, whose one slab is put off, will give: a tensor like `like`."""
-        tensor = Tensor._make_wrapper_subclass(
-            DeferredTensor, like.shape, dtype=like.dtype, device=like.device, requires_grad=torch.is_grad_enabled()
-        )
-        tensor.batch = batch
-        if torch.is_grad_enabled():
-            with torch._C.DisableTorchFunctionSubclass():
+        grad = torch.is_grad_enabled()
+        with torch._C.DisableTorchFunctionSubclass():  # to ask for its shape would compute it
+            tensor = Tensor._make_wrapper_subclass(
+                DeferredTensor, like.shape, dtype=like.dtype, device=like.device, requires_grad=grad
+            )
+            if grad:
                 tensor.register_hook(_refuse_gradient)
+        tensor.batch = batch
         return tensor
 
     @classmethod

@@ -17,6 +17,9 @@ from slimkern.ops.batch_norm import BatchNorm
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
 
+WORTH_DEFERRING = 1 << 20
+"""Values of an ordinary tensor from which on a pass over memory costs more than what it takes to leave it out."""
+
 
 class SwitchableBatchNorm2d(nn.Module):
     """One batch norm per width (Yu et al. 2019, "Slimmable Neural Networks"), indexed by position: it never scrolls.
@@ -161,6 +164,7 @@ class SwitchableBatchNorm2d(nn.Module):
         """Whether to leave a ReLU to the kernel: one has been seen to follow, and torch offers no such kernel."""
         return (
             self.feeds_relu
+            and images.numel() >= WORTH_DEFERRING
             and not self._forward_hooks
             and can_be_put_off(images)
             and backends.choose("switchable_batch_norm", images.device) == "native"
