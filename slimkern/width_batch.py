@@ -99,7 +99,7 @@ class WidthBatch:
         Raises:
             ValueError: this batch has widths that the layer doesn't.
         """
-        if self.widths is None:
+        if self.widths is None or self.widths == widths.fractions:
             return widths.fractions
         try:
             return tuple(widths.fractions[widths.index(width)] for width in self.widths)

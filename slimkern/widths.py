@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from itertools import pairwise
 from math import lcm
 from numbers import Integral, Real
@@ -51,7 +52,7 @@ class Widths:
         """Number of blocks that a sliced axis is cut into; scrolls count modulo this."""
         return self.shares[-1]
 
-    @property
+    @cached_property
     def fractions(self) -> tuple[float, ...]:
         """The widths as floats, the last one 1.0."""
         return tuple(share / self.blocks for share in self.shares)
@@ -62,6 +63,8 @@ class Widths:
         Raises:
             ValueError: it is none of them; the message lists them.
         """
+        if width in self.fractions:
+            return self.fractions.index(width)
         for place, fraction in enumerate(self.fractions):
             if same_width(fraction, width):
                 return place

@@ -74,12 +74,10 @@ class DeferredBatchNorm:
         self.snapshot.refuse_changes("the input or a weight of a SwitchableBatchNorm2d")
         if isinstance(source, DeferredConvolution):
             source.snapshot.refuse_changes("the input or a weight of a ScrollConv2d")
-            shapes, like = source.shapes(), source.slabs[0]
-        else:
-            shapes, like = [list(slab.shape) for slab in source], source[0]
-        joins = all(list(r.shape) == s and r.dtype == like.dtype for r, s in zip(residuals, shapes, strict=False))
+        joins = not residuals or self._can_add(residuals)
         extras = (residuals, relu) if joins else ((), False)
-        with _as_called(self.grad, like):
+        slabs = source.slabs if isinstance(source, DeferredConvolution) else source
+        with _as_called(self.grad, slabs[0]):
             if isinstance(source, DeferredConvolution):
                 results, mean, variance = scroll_conv2d_batch_norm(
                     source.slabs, source.convolution, source.bias, source.out_channels, self.norm, self.offsets, *extras
@@ -95,12 +93,23 @@ class DeferredBatchNorm:
             track(mean, variance, results[0].numel() // results[0].shape[1])
         return results
 
+    def _can_add(self, residuals: Sequence[Tensor]) -> bool:
+        """Whether the operator can: they are of the shapes and the dtype of its results."""
+        source = self.source
+        if isinstance(source, DeferredConvolution):
+            shapes, dtype = source.shapes(), source.slabs[0].dtype
+        else:
+            shapes, dtype = [list(slab.shape) for slab in source], source[0].dtype
+        return [list(residual.shape) for residual in residuals] == shapes and all(r.dtype == dtype for r in residuals)
+
 
 @contextmanager
 def _as_called(grad: bool, like: Tensor) -> Iterator[None]:
     """The modes of the call, whatever they are when its work is done; autocast has been applied by then."""
+    device = like.device.type
     outside = torch.inference_mode(False) if in_inference_mode() else nullcontext()
-    with outside, torch.set_grad_enabled(grad), torch.autocast(like.device.type, enabled=False):
+    uncast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    with outside, torch.set_grad_enabled(grad), uncast:
         yield
 
 

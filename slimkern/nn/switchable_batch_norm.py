@@ -204,18 +204,17 @@ class SwitchableBatchNorm2d(nn.Module):
         """Move the running statistics of the widths at `places` towards the batch's, of `count` values a channel."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self._untracked = None
+        running_mean, running_var, counts = self.running_mean, self.running_var, self.num_batches_tracked
         adjoining = self.momentum is not None and places == list(range(places[0], places[-1] + 1))
+        unbiased = variance * (count / (count - 1))
         start = 0
         for run in [places] if adjoining else [[place] for place in places]:
-            self.num_batches_tracked[run[0] : run[-1] + 1] += 1
-            share = self.momentum
-            if share is None:
-                share = self.num_batches_tracked[run[0]].to(self.running_mean.dtype).reciprocal()
+            counts[run[0] : run[-1] + 1].add_(1)
+            share = counts[run[0]].to(running_mean.dtype).reciprocal() if self.momentum is None else self.momentum
             own = slice(self.offsets[run[0]], self._own(run[-1]).stop)
             here = slice(start, start + own.stop - own.start)
-            self.running_mean[own].lerp_(mean[here].to(self.running_mean.dtype), share)
-            unbiased = variance[here] * (count / (count - 1))
-            self.running_var[own].lerp_(unbiased.to(self.running_var.dtype), share)
+            running_mean[own].lerp_(mean[here].to(running_mean.dtype), share)
+            running_var[own].lerp_(unbiased[here].to(running_var.dtype), share)
             start = here.stop
 
     def reset_running_stats(self) -> None:

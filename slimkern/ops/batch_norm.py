@@ -26,13 +26,12 @@ class BatchNorm(NamedTuple):
     def apply_all(
         self, slabs: Sequence[Tensor], offsets: Sequence[int], residuals: Sequence[Tensor], relu: bool, backend: str
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Normalise slabs, add the residuals (one a slab, or none), apply the ReLU.
+        """Normalise slabs, add the residuals (one a slab, or none), apply the ReLU; `backend` as `serving` gives it.
 
         Returns:
             The results; the means and the biased variances that the slabs were normalised by, one after the other.
         """
-        vectors = self[:4]
-        if backend == "native" and native.takes_batch_norm(slabs, vectors, residuals):
+        if backend == "native":
             return native.batch_norm_forward(slabs, *self[:2], offsets, *self[2:], residuals, relu)
         results, means, variances = zip(
             *(
@@ -76,7 +75,7 @@ class BatchNormGradient:
         variance: likewise.
         relu: whether a ReLU followed.
         needed: whether gradients of the slabs, the scale and the shift are.
-        backend: native, or torch.
+        backend: native, where it takes the tensors at hand, or torch.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class BatchNormGradient:
         norm = self._norm
         stop = start + sum(slab.shape[1] for slab in slabs)
         mean, variance = self._mean[start:stop], self._variance[start:stop]
-        if self._backend == "native" and native.takes_batch_norm(slabs, [*norm[:2], mean, variance], grads):
+        if self._backend == "native":
             return native.batch_norm_backward(
                 grads, slabs, results if residual else [], *norm[:2], offsets, mean, variance,
                 norm.running_mean is None, norm.eps, self._relu, self._needed[0],
@@ -179,6 +178,13 @@ def check_batch_norm(
             f"{operator}: residuals of shapes {[tuple(residual.shape) for residual in residuals]} must match "
             f"{[tuple(shape) for shape in shapes]}"
         )
+
+
+def serving(
+    backend: str, slabs: Sequence[Tensor], vectors: Sequence[Tensor | None], like_slabs: Sequence[Tensor]
+) -> str:
+    """The backend if it takes these packed slabs, these vectors, and these tensors of the slabs' dtype; else torch."""
+    return backend if native.takes_batch_norm(slabs, vectors, like_slabs) else "torch"
 
 
 def in_plain_torch(operator: Callable[..., Any]) -> Callable[..., Any]:

@@ -186,7 +186,7 @@ def _compute_backward(
         total = totals[place.weight]
         part = place.of(grad, total)
         for positions, channels in place.rectangles(total):
-            total[channels] += part[positions]
+            total[channels].add_(part[positions])
     return totals
 
 

@@ -29,6 +29,8 @@ def rectangles(
 
 def read(weight: Tensor, size: Corner, offset: Corner) -> Tensor:
     """The part of `weight` [rows, columns, ...] that starts at `offset`: a view of one rectangle, or several packed."""
+    if offset == (0, 0):
+        return weight if size == weight.shape[:2] else weight[: size[0], : size[1]]
     parts = rectangles(size, offset, weight.shape)
     if len(parts) == 1:
         return weight[parts[0][1]]
@@ -59,7 +61,7 @@ class Gradient:
                 self._total[channels] = part[positions]
             return
         for positions, channels in parts:
-            self._total[channels] += part[positions]
+            self._total[channels].add_(part[positions])
 
     def total(self, needed: bool = True) -> Tensor:
         """The sum, shaped like the weight, with exact zeros where no sub-network reads; empty if not needed."""

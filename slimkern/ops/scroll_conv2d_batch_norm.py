@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from slimkern.ops.backends import choose
-from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch
+from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch, serving
 from slimkern.ops.convolution import Convolution, check_convolution
 from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient
@@ -61,6 +61,8 @@ def _compute(
     results, convolved, means, variances = [], [], [], []
     for place, (slab, outputs, offset) in enumerate(zip(slabs, out_channels, offsets, strict=True)):
         convolved.append(convolution.apply(slab, bias, outputs))
+        if place == 0:
+            backend = serving(backend, convolved, norm[:4], residuals)
         residual = residuals[place : place + 1]
         result, mean, variance = norm.apply_all(convolved[-1:], [offset], residual, relu, backend)
         results += result
@@ -88,7 +90,8 @@ def _compute_backward(
     The last are for residuals, and none without. `rectified` are the forward pass's results where a ReLU followed, else
     none. `needed` speaks of the first five; what is not needed comes back empty.
     """
-    of_norm = BatchNormGradient(norm, mean, variance, bool(rectified), [True, *needed[3:]], backend)
+    served = serving(backend, convolved, (*norm[:2], mean, variance), grads)
+    of_norm = BatchNormGradient(norm, mean, variance, bool(rectified), [True, *needed[3:]], served)
     weight = convolution.weight
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
     of_slabs, of_sums = [], []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slimkern.ops.backends import choose
-from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch
+from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch, serving
 from slimkern.ops.checks import check_slabs
 from slimkern.ops.registration import Operator, wants
 
@@ -66,7 +66,8 @@ def _compute(
     backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """The operator; with the backend torch, slab by slab, its specification."""
-    return norm.apply_all(slabs, offsets, residuals, relu, backend)
+    served = serving(backend, slabs, norm[:4], residuals)
+    return norm.apply_all(slabs, offsets, residuals, relu, served)
 
 
 def _compute_backward(
@@ -85,7 +86,8 @@ def _compute_backward(
 
     `results` are the forward pass's where a ReLU followed, else none.
     """
-    gradient = BatchNormGradient(norm, mean, variance, bool(results), needed, backend)
+    served = serving(backend, slabs, (*norm[:2], mean, variance), grads)
+    gradient = BatchNormGradient(norm, mean, variance, bool(results), needed, served)
     of_slabs, of_sums = gradient.backward_all(grads, slabs, results, offsets, 0, residual)
     return of_slabs, gradient.of_weight, gradient.of_bias, of_sums
 
