@@ -125,9 +125,10 @@ class SwitchableBatchNorm2d(nn.Module):
             return self._defer_whole(input) if self._serves_deferred(input) else self._normalise_whole(input)
         widths = input.resolve(self.widths)
         places = [self.widths.index(width) for width in widths]
-        if isinstance(input.pending, DeferredConvolution):
-            work = self._put_off(input.pending, input.pending.out_channels, places)
-            return WidthBatch.deferred(work, widths, input.source)
+        convolution = input.pending
+        if isinstance(convolution, DeferredConvolution) and convolution.grad == torch.is_grad_enabled():
+            work = self._put_off(convolution, convolution.out_channels, places)
+            return WidthBatch.deferred(work, widths, *input.sources, input)
         slabs = input.slabs * len(widths) if input.shared else input.slabs
         work = self._put_off(slabs, [slab.shape[1] for slab in slabs], places)
         return WidthBatch.deferred(work, widths, input)
