@@ -9,6 +9,7 @@ from slimkern.nn import (
     extract,
     scroll_to,
     scrollify,
+    set_scroll,
 )
 from slimkern.width_batch import WidthBatch, at_width, every_width
 from slimkern.widths import Widths
@@ -28,4 +29,5 @@ __all__ = [
     "extract",
     "scroll_to",
     "scrollify",
+    "set_scroll",
 ]

@@ -11,28 +11,22 @@ import tyro
 from rich.console import Console
 
 from slimkern.continual.config import ConfigError, TrainConfig
-from slimkern.continual.data import CorruptDataError, MissingDataError, MissingExtraError, UnknownDatasetError
 from slimkern.continual.methods import METHODS
-from slimkern.continual.tasks import TaskError
-from slimkern.continual.training import DivergedError
-from slimkern.experiments.atomic import StorageError
-from slimkern.experiments.config_file import RunFolderError
 from slimkern.experiments.demo import demo as run_demo
+from slimkern.experiments.errors import MENDABLE
 from slimkern.experiments.progress import ProgressRecorder
 from slimkern.experiments.report import report as make_report
+from slimkern.experiments.reproduction.cells import cells
+from slimkern.experiments.reproduction.reproduce import run_table, train_missing, write_report
+from slimkern.experiments.reproduction.selection import TARGETS, Selection, TargetName
 from slimkern.experiments.run import default_folder, run
-from slimkern.experiments.runs import ReportError, group_by_seed, read_runs
-from slimkern.experiments.tables import closing_table, width_table
+from slimkern.experiments.runs import group_by_seed, read_runs
+from slimkern.experiments.sweeps.sweep import refuse_failures
+from slimkern.experiments.sweeps.workplace import Workplace
+from slimkern.experiments.tables import Table, closing_table, width_table
 from slimkern.experiments.tensorboard import TensorBoardRecorder
 from slimkern.info import describe
 from slimkern.memory import keep_freed_memory
-from slimkern.nn import ConversionError
-
-MENDABLE = (
-    ConfigError, ConversionError, TaskError, UnknownDatasetError, MissingDataError, CorruptDataError, MissingExtraError,
-    RunFolderError, ReportError, StorageError, DivergedError, ImportError,
-)  # fmt: skip
-"""Errors whose message tells the user what to do; all others keep their traceback."""
 
 app = tyro.extras.SubcommandApp()
 
@@ -75,10 +69,10 @@ def train(
     extra = [TensorBoardRecorder(folder / "tensorboard")] if tensorboard else []
     with ProgressRecorder() as progress:
         run(config, folder, root, download, place, [progress, *extra])
-    groups, console = group_by_seed(read_runs([folder])), Console()
+    groups = group_by_seed(read_runs([folder]))
     for table in (closing_table(groups), width_table(groups)):
         if table.rows:
-            console.print(table.rich() if console.is_terminal else table.markdown(), soft_wrap=not console.is_terminal)
+            _show(table)
     print(f"The run is in {folder}; `slimkern report {folder}` draws it.")
 
 
@@ -92,6 +86,43 @@ def demo(out: Path = Path("runs/demo")) -> None:
     keep_freed_memory()
     files = run_demo(out)
     print("Written:", *files, sep="\n  ")
+
+
+@app.command
+def reproduce(
+    target: tyro.conf.Positional[TargetName],
+    selection: tyro.conf.OmitArgPrefixes[Selection],
+    workplace: tyro.conf.OmitArgPrefixes[Workplace],
+    root: Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    out: Path = Path("runs/reproduction"),
+    dry_run: bool = False,
+) -> None:
+    """Redo a table or figure of the ScrollNet paper: train what is missing, and report it beside the paper's figures.
+
+    Finished runs are only reported, and killed ones go on. Shortened runs are marked and never compared.
+
+    Args:
+        target: Which.
+        selection: Which part of it, and whether its runs are shortened.
+        workplace: Where to train.
+        root: Folder of the data sets.
+        download: Fetch the data set first, where that can be done.
+        device: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.
+        out: Folder of the report; the run folders lie in runs/ within.
+        dry_run: Only list the runs, and how far they are.
+    """
+    # The GPUs of a cluster needn't be this machine's.
+    place = torch.device(device) if workplace.ray and device == "cuda" else _device(device)
+    table = cells(TARGETS[target], selection, out / "runs", root, "cpu" if place.type == "cpu" else "cuda")
+    if dry_run:
+        _show(run_table(table))
+        return
+    outcomes = train_missing(table, lambda: workplace.pool(place, out / "logs"), download)
+    files = write_report(TARGETS[target], selection, table, outcomes, out)
+    print("Written:", *files, sep="\n  ")
+    refuse_failures(outcomes)
 
 
 @app.command
@@ -119,6 +150,11 @@ def methods() -> None:
 def info() -> None:
     """Say which backends serve the operators here, and what is missing."""
     print(describe())
+
+
+def _show(table: Table) -> None:
+    console = Console()
+    console.print(table.rich() if console.is_terminal else table.markdown(), soft_wrap=not console.is_terminal)
 
 
 def _device(name: str) -> torch.device:

@@ -7,12 +7,14 @@ from typing import Any, Literal, get_args
 
 from slimkern.continual.data import DatasetName
 from slimkern.continual.data.augment import AUGMENTATIONS
+from slimkern.continual.selection import SelectionName
 from slimkern.widths import Widths
 
-MethodName = Literal["ft", "lwf", "ewc"]
+MethodName = Literal["ft", "lwf", "ewc", "mas", "icarl", "bic", "lucir", "joint", "freezing"]
 ModelName = Literal["resnet18"]
 ClassOrder = Literal["seed", "sorted", "icarl"]
 Protocol = Literal["paper", "released"]
+ScrollName = Literal["constant", "none", "random", "correlation"]
 
 
 class ConfigError(Exception):
@@ -53,15 +55,26 @@ class TrainConfig:
     channels: int = 64
     """Channels of the network's first stage."""
     method: MethodName = "ft"
-    """Fine-tuning, learning without forgetting, or elastic weight consolidation."""
+    """How to learn a task without forgetting the others: see `slimkern methods`."""
     options: dict[str, float] = field(default_factory=dict)
     """Options of the method, as name value pairs: see `slimkern methods`."""
+    exemplars: int = 0
+    """Training images of all classes together to keep for later tasks; 2000 in the paper's methods that need them."""
+    exemplars_per_class: int = 0
+    """The same as a number for each class, whatever the number of classes."""
+    selection: SelectionName = "herding"
+    """How exemplars are chosen: by their features' mean, at random, most uncertain or nearest the boundary first."""
     widths: tuple[float, ...] = (4.0,)
     """1 for the plain baseline, 2 or 4 for ScrollNet-2 or -4, or ascending fractions that end in 1.0."""
+    scroll: ScrollName = "constant"
+    """How tasks are ranked: by the paper's constant step, never anew, by random steps, or apart from unlike tasks."""
     scroll_step: int = 1
-    """Blocks that the ranking is scrolled by from task to task; 0 never scrolls."""
+    """Blocks that `--scroll constant` scrolls by from task to task; 0 never scrolls."""
     protocol: Protocol = "paper"
-    """Where the paper and its released code differ: `released` adds EWC's penalty once for each width."""
+    """Where the paper and its released code differ: `released` adds penalties on weights once for each width, and
+    rounds the exemplars of a class up, so that they may be more than --exemplars in all."""
+    search: bool = False
+    """Search the learning rate and the method's strength of each task on its held-out images, as FACIL does."""
     epochs: int = 200
     """Epochs a task."""
     batch_size: int = 64
@@ -90,6 +103,10 @@ class TrainConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must lie in {low} to {high}")
         if any(not 0 < share < 1 for share in self.decay_at):
             raise ConfigError(f"decay_at={self.decay_at} must be shares of a task's epochs between 0 and 1")
+        if self.exemplars and self.exemplars_per_class:
+            raise ConfigError(
+                f"exemplars={self.exemplars} and exemplars_per_class={self.exemplars_per_class}: give only one of them"
+            )
         self.all_widths()
 
     def all_widths(self) -> Widths:
@@ -120,12 +137,16 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "augmentation": (None, *AUGMENTATIONS),
     "model": get_args(ModelName),
     "method": get_args(MethodName),
+    "selection": get_args(SelectionName),
     "protocol": get_args(Protocol),
+    "scroll": get_args(ScrollName),
 }
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
     "tasks": (1, _MANY),
     "channels": (1, _MANY),
+    "exemplars": (0, _MANY),
+    "exemplars_per_class": (0, _MANY),
     "scroll_step": (0, _MANY),
     "epochs": (1, _MANY),
     "batch_size": (2, _MANY),

@@ -73,6 +73,9 @@ class Recorder:
     def task_finished(self, task: int, counts: Counts) -> None:
         """A task has been learned and every task seen so far evaluated; the counts are those of the whole run."""
 
+    def noted(self, kind: str, facts: dict[str, Any]) -> None:
+        """Something worth keeping, as plain values: the scroll of a task, say."""
+
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Here is all that is needed to go on. Comes after each `epoch_finished` and each `task_finished`."""
 
@@ -105,6 +108,11 @@ class Several(Recorder):
         """Tells each recorder."""
         for recorder in self.recorders:
             recorder.task_finished(task, counts)
+
+    def noted(self, kind: str, facts: dict[str, Any]) -> None:
+        """Tells each recorder."""
+        for recorder in self.recorders:
+            recorder.noted(kind, facts)
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Tells each recorder."""

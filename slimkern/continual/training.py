@@ -5,24 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from slimkern.continual.config import TrainConfig
-from slimkern.continual.data import Dataset
+from slimkern.continual.data import Dataset, ImageSet
 from slimkern.continual.data.augment import Augmentation
-from slimkern.continual.evaluation import count_correct, validation_accuracy
+from slimkern.continual.evaluation import count_correct, plain_batches, validation_accuracy
+from slimkern.continual.exemplars import Budget, Exemplars, class_sizes
 from slimkern.continual.methods import Method, Step, make_method
 from slimkern.continual.methods.method import classification_loss
 from slimkern.continual.metrics import Counts
-from slimkern.continual.network import ContinualNet
+from slimkern.continual.movement import Movement
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
+from slimkern.continual.scroll_policies import make_scroll_policy
 from slimkern.continual.seeding import seed_for
 from slimkern.continual.tasks import Task, build_tasks
 from slimkern.models import resnet18
-from slimkern.nn import scroll_to
+from slimkern.nn import set_scroll
 from slimkern.width_batch import WidthBatch, every_width
 
 State = dict[str, Any]
@@ -57,7 +60,9 @@ def train(
         ConfigError, TaskError: the configuration doesn't fit the method or the data set.
         DivergedError: a loss was NaN or infinite.
     """
-    trainer = Trainer(config, dataset, torch.device(device))
+    from slimkern.continual.trainers import make_trainer  # its trainers are made from the one below
+
+    trainer = make_trainer(config, dataset, torch.device(device))
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.run(recorder or Recorder())
@@ -69,6 +74,8 @@ class Trainer:
     def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
         self.config, self.device = config, device
         self.method: Method = make_method(config)
+        self.scroll_policy = make_scroll_policy(config if self.method.scrolls else replace(config, scroll="none"))
+        self.movement = Movement()
         widths = config.all_widths()
         self.tasks = [
             _moved(task, device)
@@ -85,9 +92,12 @@ class Trainer:
         self.augmentation = Augmentation.named(
             config.augmentation or dataset.augmentation, dataset.mean, dataset.std, device
         )
+        budget = Budget.of(config, self.method.held_out_share)
+        budget.check([size for task in self.tasks for size in class_sizes(task)])
+        self.exemplars = Exemplars(budget, self.tasks[0].train)
         seed_for(config.seed, _NETWORK)
         backbone = resnet18(None, widths, in_channels=len(dataset.mean), channels=config.channels)
-        self.net = ContinualNet(backbone, widths).to(device).to(memory_format=torch.channels_last)
+        self.net = self.method.network(backbone, widths).to(device).to(memory_format=torch.channels_last)
         self.counts = Counts.empty(widths.fractions, tuple(len(task.test) for task in self.tasks))
         self.task, self.epoch = 0, 0
 
@@ -108,6 +118,9 @@ class Trainer:
             "net": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict() if self.epoch else None,
             "method": self.method.state_dict(),
+            "exemplars": self.exemplars.state_dict(),
+            "scroll_policy": self.scroll_policy.state_dict(),
+            "movement": self.movement.state_dict() if self.epoch else None,
             "counts": self.counts.to_json(),
         }
 
@@ -118,51 +131,86 @@ class Trainer:
             self.net.add_head(classes)
         self.net.load_state_dict(state["net"])
         self.method.load_state_dict(state["method"], self.net)
+        self.exemplars.load_state_dict(state["exemplars"])
+        self.scroll_policy.load_state_dict(state["scroll_policy"])
         self.counts = Counts.from_json(state["counts"])
         if self.epoch:
             self._set_optimiser()
             self.optimiser.load_state_dict(state["optimiser"])
+            self.movement.load_state_dict(state["movement"])
 
     def _learn(self, task: Task, recorder: Recorder) -> None:
         config = self.config
         if self.epoch == 0:
             seed_for(config.seed, _TASK, task.index)
+            scroll = self.scroll_policy.choose(self.net, task.index, self._sample(task))
             self.net.add_head(len(task.classes))
-            scroll_to(self.net, task.index, config.scroll_step)
+            recorder.noted("scrolled", {"task": task.index, "scroll": set_scroll(self.net, scroll)})
             self._set_optimiser()
+            self.movement.begin(self.net.backbone)
             self.method.before_task(self.net, task.index)
+        images = self._training_images(task)
         while self.epoch < config.epochs:
-            summary = self._train_epoch(task, recorder)
+            summary = self._train_epoch(task, images, recorder)
             self.epoch += 1
             recorder.epoch_finished(summary)
             recorder.checkpoint(self.state_dict())
+        recorder.noted("moved", {"task": task.index, "blocks": self.movement.by_block(self.net.backbone)})
         seed_for(config.seed, _AFTER, task.index)
-        self.method.after_task(self.net, task.index, self._batches(task))
-        aware, agnostic = count_correct(self.net, self.tasks[: task.index + 1], self.augmentation.normalise)
-        self.counts = self.counts.with_row(aware.numpy(), agnostic.numpy())
+        self._finish(task)
+        self._evaluate(task)
         self.task, self.epoch = task.index + 1, 0
         recorder.task_finished(task.index, self.counts)
         recorder.checkpoint(self.state_dict())
 
+    def _finish(self, task: Task) -> None:
+        """Let the method and the exemplars keep what they need of a task that has been learned."""
+        normalise = self.augmentation.normalise
+        if self.exemplars.budget:
+            self.exemplars.update(task, self.net, self.config.selection, normalise)
+            kept = (self.exemplars.trained, self.exemplars.held_out)
+            self.method.after_selection(self.net, *(plain_batches(images, normalise) for images in kept))
+        self.method.after_task(self.net, task.index, self._batches(self.exemplars.split(task)[0]))
+        self.scroll_policy.task_learned(self.net, self._sample(task))
+
+    def _evaluate(self, task: Task) -> None:
+        seen, normalise = self.tasks[: task.index + 1], self.augmentation.normalise
+        aware, agnostic = count_correct(self.net, seen, normalise, self.method.scores)
+        self.counts = self.counts.with_row(aware.numpy(), agnostic.numpy())
+
+    @property
+    def _rehearsing(self) -> bool:
+        return bool(self.exemplars.budget) or self.method.keeps_all_images
+
+    def _training_images(self, task: Task) -> ImageSet:
+        """What a task is learned from: its own images, and those of earlier tasks that are still at hand."""
+        if self.method.keeps_all_images:
+            return ImageSet.joined([seen.train for seen in self.tasks[: task.index + 1]])
+        return ImageSet.joined([self.exemplars.split(task)[0], self.exemplars.trained])
+
     def _set_optimiser(self) -> None:
-        """A fresh optimiser for the backbone and the newest head; older heads stay as they are."""
-        for head in self.net.heads[:-1]:
-            head.requires_grad_(False)
+        """A fresh optimiser for all that the method doesn't freeze."""
+        self.frozen = self.method.frozen(self.net, self._rehearsing)
+        self.net.requires_grad_(True)
+        for part in self.frozen:
+            part.requires_grad_(False)
         config = self.config
         self.parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.SGD(
             self.parameters, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
         )
 
-    def _train_epoch(self, task: Task, recorder: Recorder) -> EpochSummary:
+    def _train_epoch(self, task: Task, data: ImageSet, recorder: Recorder) -> EpochSummary:
         start = time.perf_counter()
         rate = self.config.learning_rate_at(self.epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         seed_for(self.config.seed, _EPOCH, task.index, self.epoch)
         self.net.train()
+        for part in self.frozen:
+            part.eval()
         history = []
-        for images, labels in self._batches(task):
+        for images, labels in self._batches(data):
             history.append(self._train_step(task, images, labels))
             recorder.step_launched(task.index, self.epoch, len(history))
         names = list(history[0])
@@ -182,25 +230,32 @@ class Trainer:
 
     def _train_step(self, task: Task, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One step over all widths: the method's loss at width 1.0 and cross-entropies at the others (Eq. 6)."""
-        answers = self.net(every_width(images))
+        classes = range(task.classes.stop) if self._rehearsing else task.classes
+        features = self.net.backbone(every_width(images))
+        answers = self.net.classify(features)
         assert isinstance(answers, WidthBatch)
         *narrower, (_, logits) = answers
-        parts = self.method.losses(Step(self.net, images, labels, logits, task.classes))
+        parts = self.method.losses(Step(self.net, images, labels, logits, classes, features.at(1.0)))
         for width, own in narrower:
-            parts[f"cross-entropy at {width:g}"] = classification_loss(own, labels, task.classes)
+            parts[f"cross-entropy at {width:g}"] = classification_loss(own, labels, classes)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(parts.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         self.optimiser.step()
         return {name: part.detach() for name, part in parts.items()}
 
-    def _batches(self, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
-        """The task's training images once, shuffled and augmented."""
-        order = torch.randperm(len(task.train), device=self.device)
+    def _batches(self, data: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training images once, shuffled and augmented."""
+        order = torch.randperm(len(data), device=self.device)
         for own in _chunks(order, self.config.batch_size):
-            chosen = task.train.select(own)
+            chosen = data.select(own)
             images = self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last)
             yield images, chosen.labels
+
+    def _sample(self, task: Task) -> Tensor:
+        """At most 256 training images of a task, evenly spread and not augmented."""
+        images = task.train.images
+        return self.augmentation.normalise(images[:: -(-len(images) // 256)])
 
     def _norm(self) -> Tensor:
         """The norm of all weights: finite only if each of them is."""
@@ -220,10 +275,13 @@ class Trainer:
         )
 
     def _plan(self) -> Plan:
+        sizes = self.exemplars.training_sizes(self.tasks)
+        if self.method.keeps_all_images:
+            sizes = list(accumulate(sizes))
         return Plan(
             tasks=tuple(len(task.classes) for task in self.tasks),
             epochs=self.config.epochs,
-            steps=tuple(len(_chunks(task.train.labels, self.config.batch_size)) for task in self.tasks),
+            steps=tuple(len(_chunks(torch.empty(size), self.config.batch_size)) for size in sizes),
             widths=self.counts.widths,
             parameters=sum(parameter.numel() for parameter in self.net.parameters()),
         )

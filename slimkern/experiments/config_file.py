@@ -15,6 +15,10 @@ class RunFolderError(RuntimeError):
     """A folder can't be used for a run; the message says which, why and what to do."""
 
 
+class FolderInUseError(RunFolderError):
+    """Another process trains in the folder."""
+
+
 def write_config(path: Path, config: dict[str, Any]) -> None:
     """Stores the configuration with the version of the format; raises StorageError if that fails."""
     write_bytes(path, json.dumps({"format": FORMAT, "config": config}, indent=2).encode())

@@ -20,8 +20,8 @@ class FolderRecorder(Recorder):
     A checkpoint inside a task is left out as long as storing them would take more than a tenth of the time, so that
     large networks with short epochs aren't held up; what a kill then costs is a few epochs.
 
-    Events of epochs and tasks wait for the checkpoint that holds them. So a run killed in between tells of an epoch
-    once, although it is trained twice.
+    Events of epochs and tasks, and what is noted, wait for the checkpoint that holds them. So a run killed in between
+    tells of an epoch once, although it is trained twice.
     """
 
     def __init__(self, folder: RunFolder, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,6 +46,10 @@ class FolderRecorder(Recorder):
         self.folder.save_counts(counts)
         self._waiting.append(("task_finished", {"task": task}))
         self._due = -math.inf
+
+    def noted(self, kind: str, facts: dict[str, Any]) -> None:
+        """Keeps the note until the next checkpoint."""
+        self._waiting.append((kind, facts))
 
     def checkpoint(self, state: dict[str, Any]) -> None:
         """Stores the state, if it is time to, then the events that led to it."""

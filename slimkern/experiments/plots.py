@@ -91,7 +91,7 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
         axes[0].set_ylabel("average accuracy (%)")
         lines, labels = axes[0].get_legend_handles_labels()
         figure.legend(lines, labels, loc="outside right upper", handlelength=3.2)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def draw_matrix(runs: Sequence[Run], path: Path, setting: Setting = "agnostic") -> None:
@@ -119,7 +119,7 @@ def draw_matrix(runs: Sequence[Run], path: Path, setting: Setting = "agnostic") 
         bar = figure.colorbar(images[0], ax=figure.axes, shrink=0.8 / down, aspect=25, pad=0.015, anchor=(0, 1))
         bar.set_label(f"task-{setting} accuracy (%)")
         bar.outline.set_visible(False)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _with_results(runs: Sequence[Run]) -> list[Group]:
@@ -179,7 +179,8 @@ def _caption(group: Group) -> str:
     return f"{group.label} ({seeds}{'' if group.runs[0].complete else ', unfinished'})"
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes the figure in the format that the ending of `path` says; raises StorageError if that fails."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png")
     write_bytes(path, buffer.getvalue())

@@ -12,7 +12,7 @@ from slimkern.continual.data import load
 from slimkern.continual.methods import METHODS
 from slimkern.continual.metrics import Counts
 from slimkern.continual.recorder import Recorder, Several
-from slimkern.continual.training import Trainer
+from slimkern.continual.trainers import make_trainer
 from slimkern.experiments.folder_recorder import FolderRecorder
 from slimkern.experiments.run_folder import RunFolder
 
@@ -44,7 +44,7 @@ def run(
         DivergedError: a loss was NaN or infinite; the last checkpoint is kept.
     """
     dataset = load(config.data, root, download)
-    trainer = Trainer(config, dataset, torch.device(device))
+    trainer = make_trainer(config, dataset, torch.device(device))
     with RunFolder.open(out, resolved(config, dataset.augmentation)) as folder:
         state = folder.load_checkpoint(map_location=device)
         if state is not None:

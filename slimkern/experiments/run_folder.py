@@ -4,7 +4,7 @@ config.json    the resolved configuration and the version of this format
 events.jsonl   what happened and when, one JSON object a line, only ever added to
 counts.json    raw counts of correct answers after each task
 last.pt        the newest checkpoint
-lock           held by the process that trains in the folder
+lock           held by the process that trains in the folder, and naming it
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import fcntl
 import io
 import json
 import os
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,13 @@ import torch
 
 from slimkern.continual.metrics import Counts
 from slimkern.experiments.atomic import append_bytes, write_bytes
-from slimkern.experiments.config_file import RunFolderError, read_config, refuse_difference, write_config
+from slimkern.experiments.config_file import (
+    FolderInUseError,
+    RunFolderError,
+    read_config,
+    refuse_difference,
+    write_config,
+)
 
 CONFIG, EVENTS, COUNTS, CHECKPOINT, LOCK = "config.json", "events.jsonl", "counts.json", "last.pt", "lock"
 
@@ -47,8 +54,9 @@ class RunFolder:
         The lock ends with the process, however that dies. Use it as a context manager to release it earlier.
 
         Raises:
-            RunFolderError: if the folder holds another configuration or something that is no run, can't be written,
-                has another format version, or another process trains in it.
+            RunFolderError: if the folder holds another configuration or something that is no run, can't be written, or
+                has another format version.
+            FolderInUseError: if another process trains in it.
             StorageError: if the configuration can't be stored.
             TypeError, ValueError: if the configuration is nothing that JSON can hold.
         """
@@ -187,8 +195,13 @@ def _acquire(path: Path) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        holder = os.pread(lock, 1000, 0).decode(errors="replace") or "unknown"
         os.close(lock)
-        raise RunFolderError(f"{path.parent} is in use: another process trains in it; wait or name another") from None
+        raise FolderInUseError(
+            f"{path.parent} is in use: another process trains in it ({holder}); wait or name another folder"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
     return lock
 
 

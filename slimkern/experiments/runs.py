@@ -136,7 +136,9 @@ def _network(widths: tuple[float, ...]) -> str:
 
 def _details(config: dict[str, Any]) -> dict[str, Any]:
     """The flat configuration without what a label says already and what means nothing for this run."""
-    silent = {"method", "widths", "seed", "options"} | ({"scroll_step"} if len(_widths(config)) == 1 else set())
+    silent = {"method", "widths", "seed", "options"} | (
+        {"scroll", "scroll_step"} if len(_widths(config)) == 1 else set()
+    )
     options = config.get("options") or {}
     # Options belong to their method: having none of another method's is no difference.
     own = {f"{_method(config)}.{key}": value for key, value in options.items()}

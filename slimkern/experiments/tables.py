@@ -77,6 +77,19 @@ class Table:
             writer.writerow([value for cell in row for value in _plain(cell)])
         return file.getvalue()
 
+    def latex(self) -> str:
+        """The table as a LaTeX `table` for the package booktabs, its title as caption."""
+        columns = "".join("l" if self._is_text(column) else "r" for column in range(len(self.headers)))
+        head, *body = [" & ".join(_escaped(str(cell)) for cell in row) + r" \\" for row in (self.headers, *self.rows)]
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_escaped(self.title)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+        ]
+        lines += [r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+        return "\n".join(lines)
+
     def rich(self) -> Any:
         """The table as a `rich.table.Table`.
 
@@ -93,6 +106,13 @@ class Table:
     def _is_text(self, column: int) -> bool:
         return any(isinstance(row[column], str) for row in self.rows)
 
+
+LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    | {"†": r"$^\dagger$", "·": r"$\cdot$", "→": r"$\to$"}
+)
+"""What stands for each character that LaTeX takes for a command, or that its older engines can't read."""
 
 TITLE = "Average accuracy; incremental accuracy, forgetting and backward transfer, task-agnostic; percent"
 IDENTITY = ("run", "tasks", "n")
@@ -141,6 +161,10 @@ def _at(group: Group, setting: Setting, width: float) -> Spread:
     if width not in group.widths:
         return Spread.of([])
     return Spread.of(group.measure(lambda counts: average_accuracy(counts, setting, width)[-1]))
+
+
+def _escaped(text: str) -> str:
+    return text.translate(LATEX)
 
 
 def _plain(cell: str | int | Spread) -> list[str | int | float]:

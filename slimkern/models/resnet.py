@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,10 +14,15 @@ from slimkern.widths import Widths
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes.
+
+    Attributes:
+        signed: leave out the last ReLU.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
+        self.signed = False
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
@@ -28,7 +34,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C', H / stride, W / stride]."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x), inplace=True)
+        out = self.bn2(self.conv2(out)) + self.shortcut(x)
+        return out if self.signed else F.relu(out, inplace=True)
 
 
 class ResNet(nn.Module):
@@ -54,6 +61,10 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def keep_signs(self) -> None:
+        """Leave out the last ReLU, so that features have both signs, as cosine classifiers need them."""
+        cast(BasicBlock, cast(nn.Sequential, self.stages[-1])[-1]).signed = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] to logits [N, classes], or to features [N, 8 * channels] without a head."""

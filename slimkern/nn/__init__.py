@@ -2,7 +2,7 @@
 
 from slimkern.nn.convert import ConversionError, scrollify
 from slimkern.nn.extract import extract
-from slimkern.nn.scroll import current_scroll, scroll_to
+from slimkern.nn.scroll import current_scroll, scroll_to, set_scroll
 from slimkern.nn.scroll_conv2d import ScrollConv2d
 from slimkern.nn.scroll_linear import ScrollLinear
 from slimkern.nn.switchable_batch_norm import SwitchableBatchNorm2d
@@ -16,4 +16,5 @@ __all__ = [
     "extract",
     "scroll_to",
     "scrollify",
+    "set_scroll",
 ]

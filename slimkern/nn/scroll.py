@@ -28,9 +28,27 @@ def scroll_to(net: nn.Module, task: int, step: int = 1) -> int:
     """
     if task < 0 or step < 0:
         raise ValueError(f"task={task} and step={step} must not be negative")
+    return set_scroll(net, task * step)
+
+
+def set_scroll(net: nn.Module, scroll: int) -> int:
+    """Roll the ranking of every layer of `net` to `scroll`, taken modulo the number of blocks.
+
+    For rankings that follow no constant step; otherwise as `scroll_to`.
+
+    Args:
+        net: a network with scrolling layers.
+        scroll: the block that is to be the most important one.
+
+    Returns:
+        The scroll, in blocks.
+
+    Raises:
+        ValueError: `net` has no scrolling layer.
+    """
     layers = list(_scroll_layers(net))
     for layer in layers:
-        layer.scroll = task * step % layer.widths.blocks
+        layer.scroll = scroll % layer.widths.blocks
     return layers[0].scroll
 
 

@@ -20,7 +20,7 @@ from slimkern.continual.config import ConfigError, TrainConfig
         ("class_order", "random", "class_order='random' is unknown; allowed: seed, sorted, icarl"),
         ("augmentation", "flip", "augmentation='flip' is unknown; allowed: None, crop-resize, crop-flip, shift, none"),
         ("model", "vit", "model='vit' is unknown; allowed: resnet18"),
-        ("method", "mas", "method='mas' is unknown; allowed: ft, lwf, ewc"),
+        ("method", "si", "method='si' is unknown; allowed: ft, lwf, ewc, mas, icarl, bic, lucir, joint, freezing"),
         ("protocol", "facil", "protocol='facil' is unknown; allowed: paper, released"),
     ],
 )

@@ -29,13 +29,13 @@ def run(seed: int = 0, correct: int = 5, tasks: int = 3, finished: int = 3, **co
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures saved during the test."""
     kept: list[Any] = []
-    save = plots._save
+    save = plots.save_figure
 
     def keep(figure: Any, path: Path) -> None:
         kept.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save_figure", keep)
     return kept
 
 

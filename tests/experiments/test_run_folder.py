@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from slimkern.continual.metrics import Counts
+from slimkern.experiments.config_file import FolderInUseError
 from slimkern.experiments.run_folder import RunFolder, RunFolderError
 
 CONFIG = {"method": "ewc", "widths": (0.5, 1.0), "options": {"strength": 5000.0}, "epochs": 2, "seed": 0}
@@ -183,7 +184,9 @@ def test_only_one_process_trains_in_a_folder_and_its_death_frees_it(tmp_path: Pa
     command, root = [sys.executable, "-c", HOLDER, str(path)], Path(__file__).parents[2]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(RunFolderError, match="another process trains in it"):
+        with pytest.raises(
+            FolderInUseError, match=rf"another process trains in it \(process {other.pid} on .+\); wait"
+        ):
             RunFolder.open(path, {"seed": 0})
         assert RunFolder.read(path).config == {"seed": 0}
         other.kill()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimkern import ScrollConv2d, ScrollLinear, current_scroll, scroll_to
+from slimkern import ScrollConv2d, ScrollLinear, current_scroll, scroll_to, set_scroll
 
 
 def net() -> nn.Sequential:
@@ -19,6 +19,12 @@ def test_every_layer_scrolls_to_the_task(task: int, step: int, scroll: int) -> N
     scrolling = net()
     assert scroll_to(scrolling, task, step) == scroll
     assert current_scroll(scrolling) == scroll == scrolling[0].scroll == scrolling[2].scroll
+
+
+@pytest.mark.parametrize(("given", "scroll"), [(0, 0), (3, 3), (6, 2), (-1, 3)], ids=str)
+def test_a_scroll_can_be_set(given: int, scroll: int) -> None:
+    scrolling = net()
+    assert set_scroll(scrolling, given) == scroll == current_scroll(scrolling)
 
 
 def test_weights_stay_where_they_are() -> None:
@@ -51,7 +57,7 @@ def test_negative_numbers_are_refused(task: int, step: int) -> None:
 
 
 def test_a_network_that_does_not_scroll_is_refused() -> None:
-    for function in (current_scroll, lambda net: scroll_to(net, 1)):
+    for function in (current_scroll, lambda net: scroll_to(net, 1), lambda net: set_scroll(net, 1)):
         with pytest.raises(
             ValueError, match=r"Linear has no scrolling layer; convert it with slimkern.scrollify first"
         ):

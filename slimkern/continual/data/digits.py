@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from slimkern.continual.data.errors import MissingExtraError
-from slimkern.continual.data.image_set import Dataset, ImageSet
+from slimkern.continual.data.image_set import Dataset, ImageSet, rank_within_class
 
 _BRIGHTEST = 16
 _TEST_EVERY = 5
@@ -28,7 +27,7 @@ def read() -> Dataset:
     values, targets = (torch.as_tensor(array) for array in load_digits(return_X_y=True))
     images = values.mul(255 / _BRIGHTEST).round().to(torch.uint8).reshape(-1, 1, 8, 8)
     labels = targets.to(torch.int64)
-    is_test = _rank_within_class(labels) % _TEST_EVERY == _TEST_EVERY - 1
+    is_test = rank_within_class(labels) % _TEST_EVERY == _TEST_EVERY - 1
     everything = ImageSet(images, labels)
     train = everything.select(~is_test)
     pixels = train.images / 255
@@ -41,9 +40,3 @@ def read() -> Dataset:
         std=(pixels.std().item(),),
         augmentation="shift",
     )
-
-
-def _rank_within_class(labels: Tensor) -> Tensor:
-    """For every label of [N], how many equal labels stand before it."""
-    seen = torch.nn.functional.one_hot(labels).cumsum(dim=0)
-    return seen.gather(1, labels[:, None]).squeeze(1) - 1

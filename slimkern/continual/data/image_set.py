@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +45,24 @@ class ImageSet:
         """A copy of the images at an int64 index [M] (its order kept) or where a bool mask [N] is true."""
         return ImageSet(self.images[index_or_mask], self.labels[index_or_mask])
 
+    @staticmethod
+    def joined(parts: Sequence[ImageSet]) -> ImageSet:
+        """The images of several sets, one after the other."""
+        return ImageSet(torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]))
+
     def to(self, device: torch.device | str) -> ImageSet:
         """The same images on ``device``."""
         return ImageSet(self.images.to(device), self.labels.to(device))
+
+
+def rank_within_class(labels: Tensor) -> Tensor:
+    """For every label of int64 [N], how many equal labels stand before it."""
+    order = labels.argsort(stable=True)
+    counts = labels.bincount()
+    first = counts.cumsum(0) - counts
+    return torch.empty_like(labels).index_copy_(
+        0, order, torch.arange(len(labels), device=labels.device) - first[labels[order]]
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,28 @@ from __future__ import annotations
 from typing import get_args
 
 from slimkern.continual.config import ConfigError, MethodName, TrainConfig
+from slimkern.continual.methods.bic import BiC
 from slimkern.continual.methods.ewc import EWC
 from slimkern.continual.methods.finetuning import FineTuning
+from slimkern.continual.methods.freezing import Freezing
+from slimkern.continual.methods.icarl import ICaRL
+from slimkern.continual.methods.joint import Joint
+from slimkern.continual.methods.lucir import LUCIR
 from slimkern.continual.methods.lwf import LwF
+from slimkern.continual.methods.mas import MAS
 from slimkern.continual.methods.method import Method, Step
 
-METHODS: dict[str, type[Method]] = {"ft": FineTuning, "lwf": LwF, "ewc": EWC}
+METHODS: dict[str, type[Method]] = {
+    "ft": FineTuning,
+    "lwf": LwF,
+    "ewc": EWC,
+    "mas": MAS,
+    "icarl": ICaRL,
+    "bic": BiC,
+    "lucir": LUCIR,
+    "joint": Joint,
+    "freezing": Freezing,
+}
 assert set(METHODS) == set(get_args(MethodName))
 
 
@@ -18,9 +34,17 @@ def make_method(config: TrainConfig) -> Method:
     """The method that a configuration asks for, with its options.
 
     Raises:
-        ConfigError: an option that the method doesn't have, or a value that it doesn't allow.
+        ConfigError: an option that the method doesn't have, or a value that it doesn't allow; no exemplars where it
+            needs them, or some where it keeps all images.
     """
     kind = METHODS[config.method]
+    exemplars = config.exemplars or config.exemplars_per_class
+    if kind.needs_exemplars and not exemplars:
+        raise ConfigError(
+            f"method {config.method} needs exemplars: give exemplars (2000 in all in the paper) or exemplars_per_class"
+        )
+    if kind.keeps_all_images and exemplars:
+        raise ConfigError(f"method {config.method} keeps all images, so it takes no exemplars")
     allowed = kind.options()
     unknown = sorted(set(config.options) - set(allowed))
     if unknown:
@@ -30,4 +54,18 @@ def make_method(config: TrainConfig) -> Method:
     return kind.from_options({**allowed, **config.options}, penalties)
 
 
-__all__ = ["EWC", "METHODS", "FineTuning", "LwF", "Method", "Step", "make_method"]
+__all__ = [
+    "EWC",
+    "LUCIR",
+    "MAS",
+    "METHODS",
+    "BiC",
+    "FineTuning",
+    "Freezing",
+    "ICaRL",
+    "Joint",
+    "LwF",
+    "Method",
+    "Step",
+    "make_method",
+]

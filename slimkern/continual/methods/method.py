@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkern.continual.config import ConfigError
+from slimkern.continual.evaluation import logits_as_scores
 from slimkern.continual.network import ContinualNet
+from slimkern.models.resnet import ResNet
+from slimkern.width_batch import WidthBatch
+from slimkern.widths import Widths
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""Augmented images float32 [N, C, H, W] and labels int64 [N], on the network's device."""
+"""Images float32 [N, C, H, W] and labels int64 [N], on the network's device."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Step:
         images: augmented images, float32 [N, C, H, W].
         labels: int64 [N], positions in the class order.
         logits: those of width 1.0, [N, classes seen].
-        classes: the labels of the present task.
+        classes: the labels that cross-entropies choose among: those of the present task, or with rehearsal all seen.
+        features: those of width 1.0, [N, C], by position.
     """
 
     net: ContinualNet
@@ -34,14 +39,25 @@ class Step:
     labels: Tensor
     logits: Tensor
     classes: range
+    features: Tensor
 
 
 @dataclass
 class Method:
     """The base of all methods. Fields of a subclass are its options, numbers with a default.
 
-    A method without exemplars learns a task with that task's head alone; older heads stay as they are.
+    A method rehearses if it learns a task together with images of earlier ones: exemplars, or all of them. Without
+    rehearsal a task is learned with its own head alone; older heads stay as they are.
+
+    Attributes:
+        needs_exemplars: the method can't run without exemplars.
+        keeps_all_images: it learns each task together with all images of the earlier ones, and takes no exemplars.
+        scrolls: tasks may have other rankings than the first one.
     """
+
+    needs_exemplars: ClassVar[bool] = False
+    keeps_all_images: ClassVar[bool] = False
+    scrolls: ClassVar[bool] = True
 
     @classmethod
     def options(cls) -> dict[str, float]:
@@ -60,6 +76,19 @@ class Method:
                 raise ConfigError(f"option {name}={value} of {cls.__name__} must be finite and not negative")
         return cls(**options)
 
+    @property
+    def held_out_share(self) -> float:
+        """The share of each class's exemplars that is kept from training, for `after_selection`."""
+        return 0.0
+
+    def network(self, backbone: ResNet, widths: Widths) -> ContinualNet:
+        """The network to learn with, on a backbone that nobody else uses."""
+        return ContinualNet(backbone, widths)
+
+    def frozen(self, net: ContinualNet, rehearsing: bool) -> Sequence[nn.Module]:
+        """Parts of the network that the present task leaves as they are; the newest head is the task's own."""
+        return [] if rehearsing else list(net.heads[:-1])
+
     def before_task(self, net: ContinualNet, task: int) -> None:
         """Called when the network has its new head and scroll, before the first step of task `task`."""
 
@@ -67,8 +96,24 @@ class Method:
         """The loss at width 1.0, as named scalar parts to be added."""
         raise NotImplementedError
 
+    def after_selection(self, net: ContinualNet, exemplars: Batches, held_out: Batches) -> None:
+        """Called after the last step of a task of a run with exemplars, before `after_task`.
+
+        Args:
+            net: the network.
+            exemplars: those of all classes seen, chosen just now, without augmentation.
+            held_out: images of all classes seen that were never trained on, as many of each, likewise.
+        """
+
     def after_task(self, net: ContinualNet, task: int, batches: Batches) -> None:
-        """Called after the last step of task `task`, with its training images once more, in batches."""
+        """Called after the last step of task `task`, with its own training images once more, augmented, in batches."""
+
+    def scores(self, net: ContinualNet, images: Tensor) -> WidthBatch:
+        """Classify images [N, C, H, W]: a score for each class seen, [N, classes], at every width; the largest wins.
+
+        Called between `after_task` and the next `before_task`, without gradients, the network in evaluation mode.
+        """
+        return logits_as_scores(net, images)
 
     def state_dict(self) -> dict[str, Any]:
         """What the method has learned, as tensors and plain values."""
@@ -79,11 +124,11 @@ class Method:
 
 
 def classification_loss(logits: Tensor, labels: Tensor, classes: range) -> Tensor:
-    """Mean cross-entropy over the classes of one task (Eq. 4 of ScrollNet has one such term for each width).
+    """Mean cross-entropy over consecutive classes (Eq. 4 of ScrollNet has one such term for each width).
 
     Args:
         logits: [N, classes seen].
         labels: int64 [N], all within `classes`.
-        classes: the labels of the task.
+        classes: the labels to choose among.
     """
     return F.cross_entropy(logits[:, classes.start : classes.stop], labels - classes.start)

@@ -57,7 +57,7 @@ def facils_fisher(net: ContinualNet, full: Batches) -> dict[str, NDArray[np.floa
 
 
 def assert_fisher(method: Method, expected: dict[str, NDArray[np.float64]]) -> None:
-    fisher = method.state_dict()["fisher"]
+    fisher = method.state_dict()["importance"]
     assert fisher.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(fisher[name].numpy(), values, rtol=1e-3, atol=1e-5 * values.max(), err_msg=name)
@@ -72,13 +72,13 @@ def nudge(net: ContinualNet, seed: int = 1) -> None:
 
 def losses(method: Method, net: ContinualNet) -> dict[str, Tensor]:
     labels = torch.tensor([2, 3, 4])
-    return method.losses(Step(net, torch.zeros(3, 1, 8, 8), labels, torch.eye(3, 5), range(2, 5)))
+    return method.losses(Step(net, torch.zeros(3, 1, 8, 8), labels, torch.eye(3, 5), range(2, 5), torch.zeros(3, 32)))
 
 
 def expected_penalty(method: Method, net: ContinualNet, strength: float) -> float:
     state = method.state_dict()
     terms = [
-        (state["fisher"][name].double() * (weight.detach().double() - state["anchor"][name].double()) ** 2).sum()
+        (state["importance"][name].double() * (weight.detach().double() - state["anchor"][name].double()) ** 2).sum()
         for name, weight in backbone(net)
     ]
     return strength / 2 * float(sum(terms))
@@ -111,9 +111,9 @@ def test_fisher_and_weights_cover_the_backbone_without_heads_and_narrower_batch_
     method = EWC()
     method.after_task(net, 0, batches(5, [4]))
     state = method.state_dict()
-    assert state["fisher"].keys() == state["anchor"].keys() == dict(backbone(net)).keys()
+    assert state["importance"].keys() == state["anchor"].keys() == dict(backbone(net)).keys()
     assert all(torch.equal(state["anchor"][name], weight) for name, weight in backbone(net))
-    norms = {name: fisher for name, fisher in state["fisher"].items() if ".bn" in name or name.startswith("bn")}
+    norms = {name: fisher for name, fisher in state["importance"].items() if ".bn" in name or name.startswith("bn")}
     assert norms
     for fisher in norms.values():
         # Narrower widths come first and have 1 + 2 + 3 of 1 + 2 + 3 + 4 parts.
@@ -156,7 +156,7 @@ def test_the_penalty_pulls_each_weight_by_its_fisher(net: ContinualNet) -> None:
     state = method.state_dict()
     for name, weight in backbone(net):
         assert weight.grad is not None
-        pull = 7.0 * state["fisher"][name].double() * (weight.detach().double() - state["anchor"][name].double())
+        pull = 7.0 * state["importance"][name].double() * (weight.detach().double() - state["anchor"][name].double())
         torch.testing.assert_close(weight.grad.double(), pull, rtol=1e-4, atol=1e-9)
     assert all(head.weight.grad is None for head in net.heads)
 

@@ -14,7 +14,7 @@ NET = ContinualNet(resnet18(None, Widths.of(1), in_channels=1, channels=1), Widt
 
 
 def step(logits: torch.Tensor, labels: torch.Tensor) -> Step:
-    return Step(NET, torch.zeros(len(labels), 1, 8, 8), labels, logits, CLASSES)
+    return Step(NET, torch.zeros(len(labels), 1, 8, 8), labels, logits, CLASSES, torch.zeros(len(labels), 8))
 
 
 def test_the_loss_is_the_cross_entropy_of_the_tasks_own_classes() -> None:

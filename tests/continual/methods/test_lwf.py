@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimkern.continual.methods import LwF, Step
-from slimkern.continual.methods.lwf import distillation
+from slimkern.continual.methods.teacher import distillation
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
@@ -56,7 +56,7 @@ def move_on(net: ContinualNet) -> None:
 def losses(method: LwF, net: ContinualNet) -> dict[str, Tensor]:
     logits = net(IMAGES)
     assert isinstance(logits, Tensor)
-    return method.losses(Step(net, IMAGES, LABELS, logits, range(2, 5)))
+    return method.losses(Step(net, IMAGES, LABELS, logits, range(2, 5), torch.zeros(6, 32)))
 
 
 @given(

@@ -69,7 +69,7 @@ def test_a_fresh_method_loses_the_cross_entropy_alone_and_can_be_stored(method: 
     torch.manual_seed(0)
     net = ContinualNet(resnet18(None, Widths.of(1), in_channels=1, channels=1), Widths.of(1))
     net.add_head(3)
-    step = Step(net, torch.randn(2, 1, 8, 8), torch.tensor([0, 2]), torch.randn(2, 3), range(3))
+    step = Step(net, torch.randn(2, 1, 8, 8), torch.tensor([0, 2]), torch.randn(2, 3), range(3), torch.randn(2, 8))
     fresh, loaded = method(), method()
     loaded.load_state_dict(fresh.state_dict(), net)
     for one in (fresh, loaded):

@@ -1,0 +1,1 @@
+"""Published results, and what it takes to redo them."""

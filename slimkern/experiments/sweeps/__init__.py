@@ -1,0 +1,1 @@
+"""Many runs: on the processes of one machine, or on a Ray cluster."""
