@@ -17,7 +17,6 @@ from slimkern.continual.data.augment import Augmentation
 from slimkern.continual.evaluation import count_correct, plain_batches, validation_accuracy
 from slimkern.continual.exemplars import Budget, Exemplars, class_sizes
 from slimkern.continual.methods import Method, Step, make_method
-from slimkern.continual.methods.method import classification_loss
 from slimkern.continual.metrics import Counts
 from slimkern.continual.movement import Movement
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
@@ -26,7 +25,7 @@ from slimkern.continual.seeding import seed_for
 from slimkern.continual.tasks import Task, build_tasks
 from slimkern.models import resnet18
 from slimkern.nn import set_scroll
-from slimkern.width_batch import WidthBatch, every_width
+from slimkern.width_batch import every_width
 
 State = dict[str, Any]
 _NETWORK, _TASK, _EPOCH, _AFTER = range(4)
@@ -231,13 +230,11 @@ class Trainer:
     def _train_step(self, task: Task, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """One step over all widths: the method's loss at width 1.0 and cross-entropies at the others (Eq. 6)."""
         classes = range(task.classes.stop) if self._rehearsing else task.classes
-        features = self.net.backbone(every_width(images))
-        answers = self.net.classify(features)
-        assert isinstance(answers, WidthBatch)
-        *narrower, (_, logits) = answers
-        parts = self.method.losses(Step(self.net, images, labels, logits, classes, features.at(1.0)))
-        for width, own in narrower:
-            parts[f"cross-entropy at {width:g}"] = classification_loss(own, labels, classes)
+        maps = self.net.backbone.maps(every_width(images))
+        *narrower, own = self.net.cross_entropies(maps, labels, classes).unbind()
+        parts = self.method.losses(Step(self.net, images, labels, classes, maps.at(1.0), own))
+        for (width, _), loss in zip(maps, narrower, strict=False):
+            parts[f"cross-entropy at {width:g}"] = loss
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(list(parts.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)

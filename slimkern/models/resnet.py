@@ -68,8 +68,15 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] to logits [N, classes], or to features [N, 8 * channels] without a head."""
-        x = self.stages(F.relu(self.bn1(self.conv1(x)), inplace=True))
-        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return self.head(self.pooled(self.maps(x)))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Images [N, C, H, W] to what the last stage gives, [N, 8 * channels, H', W']."""
+        return self.stages(F.relu(self.bn1(self.conv1(x)), inplace=True))
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """The last stage's maps to features [N, 8 * channels], their means over the image."""
+        return F.adaptive_avg_pool2d(maps, 1).flatten(1)
 
 
 def resnet18(
