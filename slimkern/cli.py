@@ -12,6 +12,7 @@ from rich.console import Console
 
 from slimkern.continual.config import ConfigError, TrainConfig
 from slimkern.continual.methods import METHODS
+from slimkern.continual.processes import joined_processes
 from slimkern.experiments.demo import demo as run_demo
 from slimkern.experiments.errors import MENDABLE
 from slimkern.experiments.progress import ProgressRecorder
@@ -55,6 +56,8 @@ def train(
 ) -> None:
     """Learn a sequence of tasks. The same command goes on with a run that was interrupted.
 
+    Several processes share each batch where torchrun starts them: torchrun --nproc-per-node 2 -m slimkern train ...
+
     Args:
         config: What to run.
         out: Folder of the run; by default one in runs/ named after the run.
@@ -64,11 +67,14 @@ def train(
         tensorboard: Also write TensorBoard logs into the folder.
     """
     folder = out or default_folder(config)
-    place = _device(device)
     keep_freed_memory()
-    extra = [TensorBoardRecorder(folder / "tensorboard")] if tensorboard else []
-    with ProgressRecorder() as progress:
-        run(config, folder, root, download, place, [progress, *extra])
+    with joined_processes(_device(device)) as processes:
+        first = processes.rank == 0
+        extra = [TensorBoardRecorder(folder / "tensorboard")] if tensorboard and first else []
+        with ProgressRecorder() as progress:
+            run(config, folder, root, download, processes.device, [progress, *extra], processes)
+    if not first:
+        return
     groups = group_by_seed(read_runs([folder]))
     for table in (closing_table(groups), width_table(groups)):
         if table.rows:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-POISONED = [Path(__file__).parent / part for part in ("nn", "ops")]
+POISONED = [Path(__file__).parent / part for part in ("kernels", "nn", "ops")]
 
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ, max_examples=30, print_blob=True)
 settings.load_profile("house")

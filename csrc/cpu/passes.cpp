@@ -15,13 +15,19 @@ namespace {
 
 constexpr int kVectorsAtOnce = 4;
 
-// Rows whose values stay in the first-level cache while they are read twice. Nothing of the standard library's
-// templates is used here: the linker keeps one copy of those, which may be of the wrong instruction set.
+// Rows whose values fit into the first-level cache. Nothing of the standard library's templates is used here: the
+// linker keeps one copy of those, which may be of the wrong instruction set.
 inline int64_t rows_a_block(int64_t columns) {
   constexpr int64_t kValues = 1 << 13;
   const int64_t rows = kValues / columns;
   return rows < 4 ? 4 : rows > 128 ? 128 : rows;
 }
+
+// Rows that are summed up in single precision, before the sums are added to those in double precision.
+constexpr int64_t kRowsASum = 256;
+
+// Rows whose mean is near enough to that of all.
+constexpr int64_t kRowsAGlance = 16;
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -60,43 +66,46 @@ template <typename Kind>
 void moments(const void* source, int64_t rows, int64_t columns, float* scratch, double* mean, double* squares) {
   const auto* x = static_cast<const typename Kind::Stored*>(source);
   float *block_near = scratch, *block_off = scratch + columns, *block_squares = scratch + 2 * columns;
-  const int64_t step = rows_a_block(columns);
-  for (int64_t first = 0; first < rows; first += step) {
-    const int64_t count = smaller(step, rows - first);
+  for (int64_t first = 0; first < rows; first += kRowsASum) {
+    const int64_t count = smaller(kRowsASum, rows - first), glance = smaller(kRowsAGlance, count);
     const auto* block = x + first * columns;
     for_tiles(columns, [&](int64_t column, auto width) {
       constexpr int kWidth = width;
-      // A sum of large values is inexact: what is off from the mean it gives is summed up again.
-      Floats sum[kWidth] = {}, offs[kWidth] = {}, squared[kWidth] = {};
+      // Sums of large values are inexact: only what is off from a value near the mean is summed up. That value is the
+      // mean of all earlier blocks, so what it is off by is part of the variance, and no error can outgrow that.
+      Floats near[kWidth] = {}, offs[kWidth] = {}, squared[kWidth] = {};
+      if (first) {
+        for (int v = 0; v < kWidth; ++v) near[v] = floats(block_near + column + v * kLanes);
+      } else {
+        for (int64_t row = 0; row < glance; ++row)
+          for (int v = 0; v < kWidth; ++v) near[v] += load<Kind>(block + row * columns + column + v * kLanes);
+        for (int v = 0; v < kWidth; ++v) near[v] *= 1.0f / glance;
+      }
       for (int64_t row = 0; row < count; ++row)
         for (int v = 0; v < kWidth; ++v) {
           const auto* here = block + row * columns + column + v * kLanes;
           prefetch(here);
-          sum[v] += load<Kind>(here);
-        }
-      for (int v = 0; v < kWidth; ++v) sum[v] *= 1.0f / count;
-      for (int64_t row = 0; row < count; ++row)
-        for (int v = 0; v < kWidth; ++v) {
-          const Floats off = load<Kind>(block + row * columns + column + v * kLanes) - sum[v];
+          const Floats off = load<Kind>(here) - near[v];
           offs[v] += off;
           squared[v] += off * off;
         }
       for (int v = 0; v < kWidth; ++v) {
-        store<Float32>(block_near + column + v * kLanes, sum[v]);
+        store<Float32>(block_near + column + v * kLanes, near[v]);
         store<Float32>(block_off + column + v * kLanes, offs[v]);
         store<Float32>(block_squares + column + v * kLanes, squared[v]);
       }
     });
     // All columns have seen equally many values, so the shares of `merged` are the same for all.
-    const double share = static_cast<double>(count) / (first + count);
+    const double share = static_cast<double>(count) / (first + count), inverse = 1.0 / count;
     for (int64_t column = 0; column < columns; ++column) {
-      const double beside = block_off[column] / static_cast<double>(count);
+      const double beside = block_off[column] * inverse;
       const double own_mean = block_near[column] + beside;
       const double rounded = block_squares[column] - beside * block_off[column];
       const double own_squares = rounded < 0 ? 0 : rounded;
       const double apart = first ? own_mean - mean[column] : 0.0;
       mean[column] = first ? mean[column] + apart * share : own_mean;
       squares[column] = (first ? squares[column] : 0.0) + own_squares + apart * apart * (first * share);
+      block_near[column] = static_cast<float>(mean[column]);
     }
   }
 }
@@ -158,9 +167,8 @@ void reduce_as(const void* grads, const void* source, const void* results, void*
   auto* masked = static_cast<Stored*>(masks);
   float *block_sum = scratch, *block_dot = scratch + columns;
   for (int64_t column = 0; column < columns; ++column) sum[column] = dot[column] = 0.0;
-  const int64_t step = rows_a_block(columns);
-  for (int64_t first = 0; first < rows; first += step) {
-    const int64_t end = smaller(rows, first + step);
+  for (int64_t first = 0; first < rows; first += kRowsASum) {
+    const int64_t end = smaller(rows, first + kRowsASum);
     for_tiles(columns, [&](int64_t column, auto width) {
       constexpr int kWidth = width;
       Floats sums[kWidth] = {}, dots[kWidth] = {};

@@ -19,6 +19,7 @@ from slimkern.continual.exemplars import Budget, Exemplars, class_sizes
 from slimkern.continual.methods import Method, Step, make_method
 from slimkern.continual.metrics import Counts
 from slimkern.continual.movement import Movement
+from slimkern.continual.processes import ALONE, Processes
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 from slimkern.continual.scroll_policies import make_scroll_policy
 from slimkern.continual.seeding import seed_for
@@ -70,8 +71,10 @@ def train(
 class Trainer:
     """One run and where it is: `task` and `epoch` are what comes next."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(
+        self, config: TrainConfig, dataset: Dataset, device: torch.device, processes: Processes = ALONE
+    ) -> None:
+        self.config, self.device, self.processes = config, device, processes
         self.method: Method = make_method(config)
         self.scroll_policy = make_scroll_policy(config if self.method.scrolls else replace(config, scroll="none"))
         self.movement = Movement()
@@ -157,6 +160,7 @@ class Trainer:
         recorder.noted("moved", {"task": task.index, "blocks": self.movement.by_block(self.net.backbone)})
         seed_for(config.seed, _AFTER, task.index)
         self._finish(task)
+        self._agree()
         self._evaluate(task)
         self.task, self.epoch = task.index + 1, 0
         recorder.task_finished(task.index, self.counts)
@@ -209,12 +213,14 @@ class Trainer:
         for part in self.frozen:
             part.eval()
         history = []
-        for images, labels in self._batches(data):
-            history.append(self._train_step(task, images, labels))
-            recorder.step_launched(task.index, self.epoch, len(history))
+        with self.processes.one_batch(self.net):
+            for images, labels in self._batches(data):
+                history.append(self._train_step(task, *self.processes.share(images, labels)))
+                recorder.step_launched(task.index, self.epoch, len(history))
         names = list(history[0])
         # The only read-back of the epoch.
         losses, weights = torch.stack([torch.stack([parts[name] for name in names]) for parts in history]), self._norm()
+        self.processes.add_up([losses])
         losses, weights = losses.cpu(), weights.cpu()
         self._refuse_divergence(names, losses, weights)
         return EpochSummary(
@@ -227,8 +233,11 @@ class Trainer:
             time.perf_counter() - start,
         )
 
-    def _train_step(self, task: Task, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """One step over all widths: the method's loss at width 1.0 and cross-entropies at the others (Eq. 6)."""
+    def _train_step(self, task: Task, images: Tensor, labels: Tensor, share: float) -> dict[str, Tensor]:
+        """One step over all widths: the method's loss at width 1.0 and cross-entropies at the others (Eq. 6).
+
+        Of a batch that several processes train on, this is the part with so large a share of the images.
+        """
         classes = range(task.classes.stop) if self._rehearsing else task.classes
         maps = self.net.backbone.maps(every_width(images))
         *narrower, own = self.net.cross_entropies(maps, labels, classes).unbind()
@@ -236,15 +245,16 @@ class Trainer:
         for (width, _), loss in zip(maps, narrower, strict=False):
             parts[f"cross-entropy at {width:g}"] = loss
         self.optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(parts.values())).sum().backward()
+        (share * torch.stack(list(parts.values())).sum()).backward()
+        self.processes.add_up([weight.grad for weight in self.parameters if weight.grad is not None])
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
         self.optimiser.step()
-        return {name: part.detach() for name, part in parts.items()}
+        return {name: share * part.detach() for name, part in parts.items()}
 
     def _batches(self, data: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
         """Training images once, shuffled and augmented."""
         order = torch.randperm(len(data), device=self.device)
-        for own in _chunks(order, self.config.batch_size):
+        for own in self._chunks(order):
             chosen = data.select(own)
             images = self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last)
             yield images, chosen.labels
@@ -253,6 +263,22 @@ class Trainer:
         """At most 256 training images of a task, evenly spread and not augmented."""
         images = task.train.images
         return self.augmentation.normalise(images[:: -(-len(images) // 256)])
+
+    def _chunks(self, tensor: Tensor) -> list[Tensor]:
+        """A batch each. Leftovers too few for batch norm, which needs two, or for the processes join the last batch."""
+        chunks = list(tensor.split(self.config.batch_size))
+        if len(chunks) > 1 and len(chunks[-1]) < max(2, self.processes.count):
+            chunks[-2:] = [torch.cat(chunks[-2:])]
+        return chunks
+
+    def _agree(self) -> None:
+        """Between tasks every process does the whole work; where rounding made a difference, process 0 is right."""
+        if self.processes.count > 1:
+            state = self.processes.broadcast(self.state_dict())
+            self.net.load_state_dict(state["net"])
+            self.method.load_state_dict(state["method"], self.net)
+            self.exemplars.load_state_dict(state["exemplars"])
+            self.scroll_policy.load_state_dict(state["scroll_policy"])
 
     def _norm(self) -> Tensor:
         """The norm of all weights: finite only if each of them is."""
@@ -278,18 +304,10 @@ class Trainer:
         return Plan(
             tasks=tuple(len(task.classes) for task in self.tasks),
             epochs=self.config.epochs,
-            steps=tuple(len(_chunks(torch.empty(size), self.config.batch_size)) for size in sizes),
+            steps=tuple(len(self._chunks(torch.empty(size))) for size in sizes),
             widths=self.counts.widths,
             parameters=sum(parameter.numel() for parameter in self.net.parameters()),
         )
-
-
-def _chunks(tensor: Tensor, size: int) -> list[Tensor]:
-    """Pieces of `size`, the last one smaller; a single leftover joins its neighbour, as batch norm needs two."""
-    chunks = list(tensor.split(size))
-    if len(chunks) > 1 and len(chunks[-1]) == 1:
-        chunks[-2:] = [torch.cat(chunks[-2:])]
-    return chunks
 
 
 def _moved(task: Task, device: torch.device) -> Task:

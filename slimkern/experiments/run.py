@@ -11,8 +11,10 @@ from slimkern.continual.config import TrainConfig
 from slimkern.continual.data import load
 from slimkern.continual.methods import METHODS
 from slimkern.continual.metrics import Counts
+from slimkern.continual.processes import ALONE, Processes
 from slimkern.continual.recorder import Recorder, Several
 from slimkern.continual.trainers import make_trainer
+from slimkern.continual.training import State, Trainer
 from slimkern.experiments.folder_recorder import FolderRecorder
 from slimkern.experiments.run_folder import RunFolder
 
@@ -24,6 +26,7 @@ def run(
     download: bool = False,
     device: torch.device | str = "cpu",
     recorders: Sequence[Recorder] = (),
+    processes: Processes = ALONE,
 ) -> Counts:
     """Train what `config` says in the folder `out`, going on from its last checkpoint if it has one.
 
@@ -35,7 +38,8 @@ def run(
         root: where the data set lies, unless it comes with scikit-learn.
         download: fetch the data set where it can be.
         device: where to train.
-        recorders: told of the run, beside its folder.
+        recorders: told of the run, beside its folder; only those of process 0 are.
+        processes: those that train the run together. Only process 0 writes.
 
     Raises:
         ConfigError, TaskError: the configuration can't be run.
@@ -43,15 +47,20 @@ def run(
         RunFolderError, StorageError: the folder is another run's, damaged, in use or can't be written.
         DivergedError: a loss was NaN or infinite; the last checkpoint is kept.
     """
-    dataset = load(config.data, root, download)
-    trainer = make_trainer(config, dataset, torch.device(device))
+    with processes.first_alone():
+        dataset = load(config.data, root, download)
+    trainer = make_trainer(config, dataset, torch.device(device), processes)
+    if processes.rank > 0:
+        return _go_on(trainer, processes.broadcast(None), Recorder())
     with RunFolder.open(out, resolved(config, dataset.augmentation)) as folder:
-        state = folder.load_checkpoint(map_location=device)
-        if state is not None:
-            trainer.load_state_dict(state)
-        if trainer.counts.complete:
-            return trainer.counts
-        return trainer.run(Several([FolderRecorder(folder), *recorders]))
+        state = processes.broadcast(folder.load_checkpoint(map_location=device))
+        return _go_on(trainer, state, Several([FolderRecorder(folder), *recorders]))
+
+
+def _go_on(trainer: Trainer, state: State | None, recorder: Recorder) -> Counts:
+    if state is not None:
+        trainer.load_state_dict(state)
+    return trainer.counts if trainer.counts.complete else trainer.run(recorder)
 
 
 def resolved(config: TrainConfig, augmentation: str) -> dict:

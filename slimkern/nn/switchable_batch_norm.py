@@ -9,9 +9,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from slimkern.nn.deferred import DeferredBatchNorm, DeferredConvolution
 from slimkern.nn.deferred_tensor import DeferredTensor, can_be_put_off
+from slimkern.nn.synchronised import synchronised_batch_norm
 from slimkern.ops import backends, native
 from slimkern.ops.batch_norm import BatchNorm
 from slimkern.width_batch import WidthBatch
@@ -36,6 +38,10 @@ class SwitchableBatchNorm2d(nn.Module):
         track_running_stats: keep running statistics for evaluation.
         widths: a number of even widths, or ascending fractions that end in 1.0.
         whole: widths don't apply to the channels: every width normalises all of them.
+
+    Attributes:
+        process_group: processes whose batches count as one in training mode, or None for each on its own. They all have
+            to call the same batch norms in the same order.
 
     Shape:
         [N, C, H, W] as a tensor; [N, w*C, H, W] for each slab.
@@ -67,6 +73,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.widths = Widths.of(widths)
         self.feeds_relu = False
         self._untracked: DeferredBatchNorm | None = None
+        self.process_group: ProcessGroup | None = None
         if not whole:
             self.widths.check_divide(num_features, "num_features", ", or pass whole=True if widths don't apply to it")
         self.sizes = tuple(self._size(width) for width in self.widths.fractions)
@@ -121,6 +128,8 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
+        if self.process_group is not None and self.training:
+            return self._normalise_together(input, self.process_group)
         if not isinstance(input, WidthBatch):
             return self._defer_whole(input) if self._serves_deferred(input) else self._normalise_whole(input)
         widths = input.resolve(self.widths)
@@ -195,13 +204,26 @@ class SwitchableBatchNorm2d(nn.Module):
             mean, variance = None, None
         return F.batch_norm(images, mean, variance, weight, bias, uses_batch, share or 0.0, self.eps)
 
+    def _normalise_together(self, input: Tensor | WidthBatch, group: ProcessGroup) -> Tensor | WidthBatch:
+        widths = input.resolve(self.widths) if isinstance(input, WidthBatch) else self.widths.fractions[-1:]
+        places = [self.widths.index(width) for width in widths]
+        slabs = input.slabs if isinstance(input, WidthBatch) else (input,)
+        if isinstance(input, WidthBatch) and input.shared:
+            slabs *= len(widths)
+        self._catch_up()
+        offsets = [self.offsets[place] for place in places]
+        results, *statistics = synchronised_batch_norm(slabs, self.weight, self.bias, offsets, self.eps, group)
+        if self.track_running_stats:
+            self._track(places, *statistics)
+        return WidthBatch(results, widths) if isinstance(input, WidthBatch) else results[0]
+
     def train(self, mode: bool = True) -> SwitchableBatchNorm2d:
         """As `torch.nn.Module.train`."""
         self._catch_up()
         return super().train(mode)
 
     @torch.no_grad()
-    def _track(self, places: list[int], mean: Tensor, variance: Tensor, count: int) -> None:
+    def _track(self, places: list[int], mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
         """Move the running statistics of the widths at `places` towards the batch's, of `count` values a channel."""
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         self._untracked = None

@@ -1,0 +1,80 @@
+"""What every launch needs: where it runs, how exactly it multiplies, and its numbers on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from functools import cache
+
+import numpy as np
+import torch
+import triton
+from numpy.typing import NDArray
+from torch import Tensor
+
+from slimkern.kernels.geometry import Pair
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""Whether kernels run in Triton's interpreter, on tensors of the CPU; read when Triton was imported."""
+
+INTERPRETED_PROGRAMS = 3
+"""Programs of a launch in the interpreter: few, so that each computes several tiles."""
+
+SHARED_MEMORY = 227 * 1024
+REGISTERS = 64 * 1024
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How products are formed: float32 exactly, or as TF32 where PyTorch's switch for convolutions allows it."""
+    return "tf32" if dtype != torch.float32 or torch.backends.cudnn.allow_tf32 else "ieee"
+
+
+def on_device(numbers: Sequence[Sequence[int]] | NDArray[np.int32], device: torch.device) -> Tensor:
+    """Numbers as int32 on a device. Plans keep them: nothing is copied when a launch is repeated.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured; it would copy the numbers at each replay.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "a CUDA graph is being captured, and this launch has no plan yet: run the same call once before the capture"
+        )
+    return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int32)).to(device)
+
+
+@cache
+def programs(device: torch.device, warps: int, registers: int, shared: int) -> int:
+    """Programs that a device holds at once, each with so many warps, registers a thread, and bytes of shared memory."""
+    if device.type != "cuda":
+        return INTERPRETED_PROGRAMS
+    resident = min(SHARED_MEMORY // max(shared, 1), REGISTERS // (registers * warps * 32), 8)
+    return max(resident, 1) * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def check_boxes(device: torch.device) -> None:
+    """Refuse devices without a tensor memory accelerator.
+
+    Raises:
+        ValueError: it is older than compute capability 9.0.
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0):
+        raise ValueError(f"boxes want compute capability 9.0, {torch.cuda.get_device_name(device)} is older")
+
+
+def with_scratch(device: torch.device, launch: Callable[[], object]) -> None:
+    """Launch a kernel that makes descriptors while it runs, and so needs memory, which PyTorch's allocator gives."""
+
+    def allocate(size: int, alignment: int, stream: int | None) -> Tensor:
+        return torch.empty(size, dtype=torch.int8, device=device)
+
+    def launch_in_context() -> None:
+        triton.set_allocator(allocate)
+        launch()
+
+    copy_context().run(launch_in_context)  # so that the caller's own allocator stays set
+
+
+def empty_slab(like: Tensor, batch: int, channels: int, sides: Pair) -> Tensor:
+    """A packed channels-last slab [batch, channels, *sides] of another one's dtype, on its device."""
+    size = (batch, channels, *sides)
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

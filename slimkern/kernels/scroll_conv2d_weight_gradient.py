@@ -1,0 +1,154 @@
+"""The weight's and the bias's gradient of `scroll_conv2d`, summed over all slabs in two launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimkern.kernels.configurations import ReductionConfiguration
+from slimkern.kernels.geometry import Geometry, Pair
+from slimkern.kernels.launch import INTERPRETED, check_boxes, on_device, precision, programs, with_scratch
+from slimkern.kernels.reduction_plan import plan_reduction
+from slimkern.kernels.scroll_conv2d_reduction import add_partial_sums, sum_boxes, sum_pixels
+from slimkern.kernels.slab_table import SlabTable
+
+PLANS = 4096
+"""Plans that are kept; a network needs one for each layer at each scroll."""
+
+OUTPUTS_ADDED = 8
+"""Output channels whose partial sums a program adds."""
+
+
+def weight_gradient(
+    grads: Sequence[Tensor],
+    slabs: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor] | None,
+    table: SlabTable,
+    geometry: Geometry,
+    configuration: ReductionConfiguration,
+) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Sum the gradients of stored weights and biases over all slabs that read them; the same bits each time.
+
+    Args:
+        grads: of the results, packed channels-last [N, outputs, H', W'], one a row; those of frozen rows aren't read.
+        slabs: the input tensors that rows call sources, packed channels-last [N, C, H, W] of the same dtype.
+        weights: the stored weights [C_out, C_in, height, width] that rows call theirs. Only their shapes, strides and
+            dtypes matter: float32 ones get the sums as they are.
+        biases: a vector for each of the weights, or None.
+        table: one row a slab.
+        geometry: kernel, stride, padding, dilation.
+        configuration: tile, warps and stages.
+
+    Returns:
+        A gradient for each weight, at its strides, with exact zeros where no slab reads; likewise for each bias,
+        or None.
+    """
+    of_weights = [torch.empty_strided(w.shape, w.stride(), dtype=w.dtype, device=w.device) for w in weights]
+    of_biases = None if biases is None else [torch.empty_like(bias) for bias in biases]
+    image, result = (tuple(tensors[0].shape[2:]) for tensors in (slabs, grads))
+    channels = tuple(slab.shape[1] for slab in slabs)
+    pixels = slabs[0].shape[0] * result[0] * result[1]
+    plan = _plan(table, geometry, image, result, pixels, channels, configuration, biases is not None, slabs[0].device)
+    plan.launch(slabs, grads, pixels, of_weights, of_biases)
+    return of_weights, of_biases
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Both launches, but for the tensors they are given: their numbers on the device, and their constants."""
+
+    kernel: Any
+    numbers: tuple[Tensor, ...]
+    partial_sum: int
+    constants: dict[str, Any]
+    constants_of_sum: dict[str, Any]
+
+    def launch(
+        self,
+        slabs: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        pixels: int,
+        of_weights: Sequence[Tensor],
+        of_biases: Sequence[Tensor] | None,
+    ) -> None:
+        """Write the gradients."""
+        items = len(self.numbers[1])
+        partial_sums = slabs[0].new_empty(items, self.partial_sum, dtype=torch.float32)
+        arguments = (tuple(slabs), tuple(grads), *self.numbers[:3], partial_sums, pixels)
+        constants = {"PRECISION": precision(slabs[0].dtype), "UPCAST": INTERPRETED, **self.constants}
+        if items and self.kernel is sum_pixels:
+            sum_pixels[(items,)](*arguments, **constants)
+        elif items:
+            with_scratch(slabs[0].device, lambda: sum_boxes[(items,)](*arguments, **constants))
+        outputs = self.constants_of_sum["OUTPUTS"]
+        add_partial_sums[(len(self.numbers[3]), outputs // OUTPUTS_ADDED)](
+            partial_sums,
+            *self.numbers[3:],
+            tuple(of_weights),
+            None if of_biases is None else tuple(of_biases),
+            ADDED=OUTPUTS_ADDED,
+            **self.constants_of_sum,
+        )
+
+
+@lru_cache(PLANS)
+def _plan(
+    table: SlabTable,
+    geometry: Geometry,
+    image: Pair,
+    result: Pair,
+    pixels: int,
+    channels: tuple[int, ...],
+    configuration: ReductionConfiguration,
+    bias: bool,
+    device: torch.device,
+) -> Plan:
+    alignment = gcd(8, *channels, *(count for row in table for count in (row.inputs, row.first_input)))
+    if configuration.boxes:
+        check_boxes(device)
+        _check_box(configuration, result, alignment)
+    resident = programs(device, configuration.warps, configuration.registers, configuration.shared)
+    taps = geometry.kernel[0] * geometry.kernel[1]
+    numbers = plan_reduction(table, channels, taps, configuration, pixels, configuration.waves * resident)
+    tile = {
+        "KERNEL": geometry.kernel,
+        "TAPS": configuration.taps,
+        "INPUTS": configuration.inputs,
+        "OUTPUTS": configuration.outputs,
+        "BIAS": bias,
+    }
+    constants = {
+        "IMAGE": image,
+        "RESULT": result,
+        "STRIDE": geometry.stride,
+        "PADDING": geometry.padding,
+        "DILATION": geometry.dilation,
+        "ALIGNMENT": alignment,
+        "PIXELS": configuration.pixels,
+        "num_warps": configuration.warps,
+        "num_stages": configuration.stages,
+    }
+    return Plan(
+        sum_boxes if configuration.boxes else sum_pixels,
+        tuple(on_device(array, device) for array in numbers),
+        (configuration.taps * configuration.inputs + bias) * configuration.outputs,
+        tile | constants,
+        tile,
+    )
+
+
+def _check_box(configuration: ReductionConfiguration, result: Pair, alignment: int) -> None:
+    height, width = result
+    rows = min(configuration.pixels // width, height)
+    whole = rows and configuration.pixels % (rows * width) == 0 == height % rows
+    if width & (width - 1) or rows & (rows - 1) or not whole:
+        raise ValueError(f"boxes of {configuration.pixels} pixels don't fit results of {height}x{width}")
+    if configuration.taps > 1 or alignment < 8:
+        raise ValueError("boxes want tiles of one tap, and input channels in multiples of 8")

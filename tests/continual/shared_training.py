@@ -1,0 +1,81 @@
+"""What two processes do in `test_processes.py`: `torchrun ... shared_training.py FILE` stores what process 0 found."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from slimkern.continual.processes import Processes, joined_processes
+from slimkern.continual.training import Trainer
+from slimkern.nn import SwitchableBatchNorm2d
+from slimkern.width_batch import WidthBatch
+from tests.continual.few_digits import TINY, Listener, few_digits
+
+CONFIG = replace(TINY, method="ewc", batch_size=9, classes=8, learning_rate=0.05)
+"""Its tasks have 36 images: four batches of 9, so that one process gets 5 and the other 4."""
+
+
+def trained(processes: Processes) -> dict[str, Any]:
+    """A run in float64, as float32 and the kinks of ReLUs make an avalanche of the smallest difference."""
+    torch.set_default_dtype(torch.float64)
+    trainer, told = Trainer(CONFIG, few_digits(), torch.device("cpu"), processes), Listener()
+    own = trainer.augmentation
+    trainer.augmentation = replace(own, scale=own.scale.double(), shift=own.shift.double())
+    counts = trainer.run(told)
+    torch.set_default_dtype(torch.float32)
+    return {
+        "losses": [epoch.losses for epoch in told.epochs],
+        "net": trainer.net.state_dict(),
+        "fisher": trainer.method.state_dict()["fisher"],
+        "counts": counts.to_json(),
+    }
+
+
+def normalised(processes: Processes) -> dict[str, Any]:
+    """A batch norm of three widths, forward and backward, with the images of this process alone."""
+    torch.manual_seed(0)
+    widths, norm = (0.25, 0.5, 1.0), SwitchableBatchNorm2d(8, widths=(0.25, 0.5, 1.0), dtype=torch.float64)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    whole = [torch.randn(5, channels, 3, 2, dtype=torch.float64) + 100 for channels in norm.sizes]
+    factors = [torch.randn_like(slab) for slab in whole]
+    own = slice(processes.rank, None, processes.count)
+    slabs = [slab[own].clone().requires_grad_() for slab in whole]
+    alone = norm(whole[-1])
+    with processes.one_batch(norm):
+        results = F.relu(norm(WidthBatch(slabs, widths))).slabs
+        full_width = norm(slabs[-1])
+    loss = sum((result * factor[own]).sum() for result, factor in zip(results, factors, strict=True))
+    (loss + (full_width * factors[-1][own]).sum()).backward()
+    gradients = [parameter.grad for parameter in norm.parameters() if parameter.grad is not None]
+    processes.add_up(gradients)
+    return {
+        "parameters": gradients,
+        "buffers": dict(norm.named_buffers()),
+        "alone": alone,
+        "inputs": [slab.grad for slab in slabs],
+        "results": [result.detach() for result in results],
+    }
+
+
+def main() -> None:
+    with joined_processes(torch.device("cpu")) as processes:
+        sent = processes.broadcast({"from": processes.rank, "tensor": torch.arange(3)})
+        found = {
+            "sent": sent,
+            "count": processes.count,
+            "normalised": normalised(processes),
+            "trained": trained(processes),
+        }
+        if processes.rank == 0:
+            torch.save(found, sys.argv[1])
+        else:
+            assert sent["from"] == 0 and sent["tensor"].tolist() == [0, 1, 2]
+
+
+if __name__ == "__main__":
+    main()

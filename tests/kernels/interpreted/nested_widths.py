@@ -1,0 +1,103 @@
+"""Cases of nested widths, and what the kernels must compute for them: the reference in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from slimkern.kernels.configurations import Configuration
+from slimkern.kernels.geometry import Geometry, Pair
+from slimkern.kernels.scroll_conv2d import forward, input_gradient
+from slimkern.kernels.slab_table import SlabTable, nested, packed
+from slimkern.ops import pack_weights, scroll_conv2d
+from slimkern.widths import Widths
+from tests.ops.truth import assert_near
+
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 4e-2}
+"""The interpreter cuts bfloat16 off instead of rounding it."""
+
+
+def tile(pixels: int, channels: int, depth: int, boxes: bool = False) -> Configuration:
+    return Configuration(pixels, channels, depth, warps=4, stages=3, registers=255, shared=64 * 1024, boxes=boxes)
+
+
+LARGE = tile(256, 64, 64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Nested widths of one weight: what each slab reads and gives, where positions start, the images, the tiles."""
+
+    inputs: tuple[int, ...] = (8, 16)
+    outputs: tuple[int, ...] = (8, 16)
+    channels: Pair = (16, 16)
+    offsets: Pair = (0, 0)
+    geometry: Geometry = field(default=Geometry((3, 3), padding=(1, 1)))
+    image: Pair = (7, 7)
+    batch: int = 1
+    in_place: bool = True
+    bias: bool = True
+    layout: torch.memory_format = torch.channels_last
+    configuration: Configuration = LARGE
+    dtype: torch.dtype = torch.float32
+
+    @classmethod
+    def at(cls, widths: Widths, scroll: int, blocks: Pair = (8, 8), **more: object) -> Case:
+        """All widths of a network after `scroll` blocks; `blocks` are the output and input channels of a block."""
+        rows, columns = (size * widths.blocks for size in blocks)
+        outputs, inputs = (tuple(size * share for share in widths.shares) for size in blocks)
+        offsets = widths.offset(rows, scroll), widths.offset(columns, scroll)
+        return cls(inputs, outputs, (rows, columns), offsets, **more)  # type: ignore[arg-type]
+
+    def tensors(self) -> tuple[list[Tensor], Tensor, Tensor | None]:
+        torch.manual_seed(0)
+        slabs = [random(self.batch, count, *self.image, dtype=self.dtype) for count in self.inputs]
+        weight = torch.randn(*self.channels, *self.geometry.kernel, dtype=self.dtype)
+        bias = torch.randn(self.channels[0], dtype=self.dtype) if self.bias else None
+        return slabs, weight.contiguous(memory_format=self.layout), bias
+
+    def launch(self, weight: Tensor) -> tuple[SlabTable, Tensor]:
+        """The table, and the weight tensor that it speaks of."""
+        if self.in_place:
+            return nested(weight, self.inputs, self.outputs, *self.offsets), weight
+        sizes = zip(self.outputs, self.inputs * (len(self.outputs) // len(self.inputs)), strict=True)
+        parts = pack_weights([weight], [(0, *size, *self.offsets) for size in sizes])
+        return packed(parts, self.inputs, self.channels[0], self.offsets[0]), flat(parts[0])
+
+
+def random(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+
+def flat(part: Tensor) -> Tensor:
+    """The whole buffer that a packed part is a view of."""
+    buffer = part.untyped_storage()
+    return torch.empty(0, dtype=part.dtype).set_(buffer, 0, (buffer.nbytes() // part.element_size(),))
+
+
+def check(case: Case) -> None:
+    slabs, weight, bias = case.tensors()
+    geometry = case.geometry
+    table, read = case.launch(weight)
+    exact = [slab.double().requires_grad_() for slab in slabs]
+    truths = scroll_conv2d(
+        exact, weight.double(), None if bias is None else bias.double(), case.outputs, *case.offsets, *geometry[1:]
+    )
+    grads = [random(*true.shape, dtype=case.dtype) for true in truths]
+    torch.autograd.backward(truths, [grad.double() for grad in grads])
+    results, _ = forward(slabs, [read], None if bias is None else [bias], table, geometry, case.configuration)
+    of_slabs = input_gradient(grads, [read], table, geometry, case.image, case.configuration)
+    for place, (result, true) in enumerate(zip(results, truths, strict=True)):
+        assert_near(f"result {place}", result, true, TOLERANCE[case.dtype])
+        assert result.is_contiguous(memory_format=torch.channels_last)
+    for place, (gradient, slab) in enumerate(zip(of_slabs, exact, strict=True)):
+        assert_near(f"gradient of slab {place}", gradient, slab.grad, TOLERANCE[case.dtype])
+
+
+EVERY_SCROLL = {
+    f"{len(widths.shares)}_widths_of_{widths.blocks}_blocks_scroll_{scroll}": (widths, scroll)
+    for widths in map(Widths.of, (1, 2, 4, 8, (0.25, 0.5, 1.0), (0.2, 1.0)))
+    for scroll in range(widths.blocks)
+}

@@ -1,0 +1,74 @@
+"""Every shipped configuration is compiled for GPUs that aren't here, and held to its budget.
+
+SLIMKERN_TRITON=folder compiles with another Triton as well: `pip install --target folder triton==3.6.0`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimkern.kernels import why_unavailable
+from slimkern.kernels.configurations import FAMILIES
+
+ROOT = Path(__file__).resolve().parents[2]
+TRITONS = ("", *filter(None, [os.environ.get("SLIMKERN_TRITON")]))
+CONFIGURATIONS = {
+    (family, kind, own.name): own
+    for family, lists in FAMILIES.items()
+    for kind, configurations in lists.items()
+    for own in configurations
+}
+
+pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+every_triton = pytest.mark.parametrize("path", TRITONS, ids=lambda path: path or "installed")
+
+
+@cache
+def launches(path: str, capability: int) -> list[dict[str, Any]]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [path, str(ROOT)])), "TRITON_INTERPRET": "0"}
+    command = [sys.executable, "-m", "tests.kernels.compiled", str(capability)]
+    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+@every_triton
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_every_configuration_compiles(path: str, capability: int) -> None:
+    found = {(each["family"], each["kind"], each["configuration"]) for each in launches(path, capability)}
+    boxes = {key for key, own in CONFIGURATIONS.items() if own.boxes}
+    assert found == set(CONFIGURATIONS) - (boxes if capability < 90 else set())
+
+
+@every_triton
+@pytest.mark.parametrize("key", CONFIGURATIONS, ids="-".join)
+def test_stays_within_its_budget(path: str, key: tuple[str, str, str]) -> None:
+    own = CONFIGURATIONS[key]
+    for each in launches(path, 90):
+        if (each["family"], each["kind"], each["configuration"]) == key:
+            assert each["stack"] == each["STL"] == 0
+            assert each["registers"] <= own.registers and each["shared"] <= own.shared
+
+
+@every_triton
+def test_sixteen_bit_products_and_tf32_run_on_hoppers_tensor_cores(path: str) -> None:
+    products = [each for each in launches(path, 90) if each["kernel"] != "add_partial_sums"]
+    without = [each["configuration"] for each in products if not each["HGMMA"] and each["kind"] != "ieee"]
+    assert products and not without
+
+
+@every_triton
+def test_operands_are_loaded_asynchronously(path: str) -> None:
+    products = [each for each in launches(path, 90) if each["kernel"] not in ("add_partial_sums", "stem")]
+    assert products
+    for each in products:
+        loads = "UTMALDG" if "boxes" in each["configuration"] else "LDGSTS"
+        assert each[loads], f"{each['kernel']} {each['configuration']} has no {loads}"
