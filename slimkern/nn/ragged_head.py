@@ -35,23 +35,24 @@ def cross_entropies(
     """
     stops = list(accumulate(head.out_features for head in heads))
     wanted = range(stops[-1] if stops else 0) if classes is None else classes
-    own = [
-        (stop - head.out_features, head)
-        for head, stop in zip(heads, stops, strict=True)
+    places = [
+        place
+        for place, (head, stop) in enumerate(zip(heads, stops, strict=True))
         if stop > wanted.start and stop - head.out_features < wanted.stop
     ]
-    offsets = {head._offsets()[1] for _, head in own}
-    if len(offsets) != 1:
-        scrolls = [head.scroll for head in heads]
+    chosen = [heads[place] for place in places]
+    if len({head.scroll for head in chosen}) != 1:
         raise ValueError(
-            f"cross_entropies over classes {wanted} of heads at scrolls {scrolls}: there must be heads at one"
+            f"cross_entropies over {wanted} of heads of {[head.out_features for head in heads]} classes at scrolls "
+            f"{[head.scroll for head in heads]}: heads must have these classes, and be at one scroll"
         )
-    start = own[0][0]
-    chosen = [head for _, head in own]
-    return ragged_head(
-        maps.slabs, _joined([head.weight for head in chosen]), _biases(chosen), labels - start, offsets.pop(),
+    start = stops[places[0]] - chosen[0].out_features
+    _, in_offset = chosen[0]._offsets()
+    losses, _ = ragged_head(
+        maps.slabs, _joined([head.weight for head in chosen]), _biases(chosen), labels - start, in_offset,
         wanted.start - start, wanted.stop - start,
-    )[0]  # fmt: skip
+    )  # fmt: skip
+    return losses
 
 
 def _biases(heads: Sequence[ScrollLinear]) -> Tensor | None:

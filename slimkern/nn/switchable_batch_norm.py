@@ -174,9 +174,9 @@ class SwitchableBatchNorm2d(nn.Module):
         """Whether to leave a ReLU to the kernel: one has been seen to follow, and torch offers no such kernel."""
         return (
             self.feeds_relu
-            and images.numel() >= WORTH_DEFERRING
             and not self._forward_hooks
             and can_be_put_off(images)
+            and images.numel() >= WORTH_DEFERRING
             and backends.choose("switchable_batch_norm", images.device) == "native"
             and native.takes_batch_norm([images], [self.weight, self.bias, self.running_mean, self.running_var], [])
         )
