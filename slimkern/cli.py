@@ -52,6 +52,7 @@ def train(
     root: Path | None = None,
     download: bool = False,
     device: str = "auto",
+    eager: bool = False,
     tensorboard: bool = False,
 ) -> None:
     """Learn a sequence of tasks. The same command goes on with a run that was interrupted.
@@ -64,6 +65,7 @@ def train(
         root: Folder of the data sets, for all but digits.
         download: Fetch the data set first, where that can be done.
         device: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.
+        eager: Launch operators one by one on a GPU too, instead of replaying a step as a CUDA graph.
         tensorboard: Also write TensorBoard logs into the folder.
     """
     folder = out or default_folder(config)
@@ -72,7 +74,7 @@ def train(
         first = processes.rank == 0
         extra = [TensorBoardRecorder(folder / "tensorboard")] if tensorboard and first else []
         with ProgressRecorder() as progress:
-            run(config, folder, root, download, processes.device, [progress, *extra], processes)
+            run(config, folder, root, download, processes.device, [progress, *extra], processes, eager)
     if not first:
         return
     groups = group_by_seed(read_runs([folder]))

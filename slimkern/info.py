@@ -13,6 +13,7 @@ EXTRAS = {
     "train": ("torchvision", "rich", "tyro", "scikit-learn"),
     "plot": ("matplotlib",),
     "tensorboard": ("tensorboard",),
+    "ray": ("ray",),
 }
 
 

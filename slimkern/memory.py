@@ -1,9 +1,12 @@
-"""Keeping the memory of activations between training steps on a CPU."""
+"""Memory: how much was in use, and keeping that of activations between training steps on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
+import sys
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # the numbers of malloc.h
 _NEVER = 2**31 - 1
@@ -23,3 +26,15 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes in use at most so far: of tensors on a GPU, of the whole process on a CPU; None where it isn't known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes if sys.platform == "darwin" else 1024 * kibibytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -249,12 +250,23 @@ def at_width(images: Tensor, width: float) -> WidthBatch:
     """Show `images` [N, ...] to the sub-network of one width. The network answers with a WidthBatch of one slab.
 
     Raises:
-        TypeError: `images` is no tensor.
-        ValueError: `width` is outside (0, 1]. That a network has no such width is raised when it reads the batch.
+        TypeError, ValueError: as `at_widths`.
     """
-    if not 0 < width <= 1:
-        raise ValueError(f"width={width} must be in (0, 1]")
-    return WidthBatch((_tensor(images),), (float(width),), shared=True)
+    return at_widths(images, (width,))
+
+
+def at_widths(images: Tensor, widths: Sequence[float]) -> WidthBatch:
+    """Show `images` [N, ...] to the sub-networks of some widths. The network answers with a slab for each.
+
+    Raises:
+        TypeError: `images` is no tensor.
+        ValueError: no widths, some that don't ascend, or one outside (0, 1]. That a network has no such width is raised
+            when it reads the batch.
+    """
+    if not widths or any(not 0 < width <= 1 for width in widths) or any(a >= b for a, b in pairwise(widths)):
+        given = f"width={widths[0]}" if len(widths) == 1 else f"widths={tuple(widths)}"
+        raise ValueError(f"{given} must be in (0, 1]{' and ascend' if len(widths) != 1 else ''}")
+    return WidthBatch((_tensor(images),), tuple(float(width) for width in widths), shared=True)
 
 
 def _tensor(images: Any) -> Tensor:

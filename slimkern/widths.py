@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
 from itertools import pairwise
 from math import lcm
 from numbers import Integral, Real
@@ -21,9 +20,14 @@ class Widths:
     Attributes:
         shares: blocks that each sub-network takes, ascending; the last one takes all of them. `(1, 2, 3, 4)` are the
             widths 1/4, 2/4, 3/4 and 1; `(1, 2, 4)` are 1/4, 1/2 and 1.
+        fractions: the widths as floats, the last one 1.0.
     """
 
     shares: tuple[int, ...]
+    fractions: tuple[float, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fractions", tuple(share / self.blocks for share in self.shares))
 
     @classmethod
     def of(cls, widths: int | Sequence[float] | Widths) -> Widths:
@@ -51,11 +55,6 @@ class Widths:
     def blocks(self) -> int:
         """Number of blocks that a sliced axis is cut into; scrolls count modulo this."""
         return self.shares[-1]
-
-    @cached_property
-    def fractions(self) -> tuple[float, ...]:
-        """The widths as floats, the last one 1.0."""
-        return tuple(share / self.blocks for share in self.shares)
 
     def index(self, width: float) -> int:
         """Place of `width` among the widths.

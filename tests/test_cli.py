@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from slimkern import __main__ as entry
+from slimkern.continual.methods import METHODS
 from slimkern.experiments import run as run_module
 from slimkern.experiments.run_folder import RunFolder
 from tests.continual.few_digits import few_digits
@@ -80,19 +81,28 @@ def test_methods_are_listed_with_their_options(typed: Typed, capsys: pytest.Capt
     assert typed("methods") == 0
     lines = spoken(capsys)[0].splitlines()
     names, options = lines[::2], lines[1::2]
-    assert [name.partition(":")[0] for name in names] == ["ft", "lwf", "ewc"]
-    assert [option.strip() for option in options] == [
-        "options: none",
-        "options: strength 1, temperature 2",
-        "options: strength 5000, alpha 0.5",
-    ]
+    assert [name.partition(":")[0] for name in names] == list(METHODS)
+    listed = dict(zip(METHODS, (option.strip() for option in options), strict=True))
+    assert listed["ft"] == "options: none"
+    assert listed["lwf"] == "options: strength 1, temperature 2"
+    assert listed["ewc"] == "options: strength 5000, alpha 0.5"
+    assert listed["bic"] == "options: temperature 2, held_out 0.1, bias_epochs 200, bias_learning_rate 0.1"
+    assert listed["lucir"] == "options: strength 5, margin_strength 1, margin 0.5, hard_negatives 2"
 
 
 def test_help_names_every_choice(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("train --help") == 0
     printed = spoken(capsys)[0]
     assert "Learn a sequence of tasks" in printed
-    for flag in ("--out", "--root", "--download", "--device", "--tensorboard", "--method {ft,lwf,ewc}", "--widths"):
+    for flag in (
+        "--out",
+        "--root",
+        "--download",
+        "--device",
+        "--tensorboard",
+        "--method {ft,lwf,ewc,mas,icarl,bic,lucir,joint,freezing}",
+        "--widths",
+    ):
         assert flag in printed
     assert "--config." not in printed
 
@@ -100,7 +110,7 @@ def test_help_names_every_choice(typed: Typed, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("line", "allowed"),
     [
-        ("train --method mas", ["ft", "lwf", "ewc"]),
+        ("train --method si", ["ft", "lwf", "ewc", "mas"]),
         ("train --data mnist", ["digits", "cifar10", "cifar100", "tiny-imagenet"]),
         ("learn", ["train", "demo", "report", "methods", "info"]),
     ],

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from slimkern import memory
 
@@ -45,6 +46,14 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", refused)
     assert memory.keep_freed_memory() is False
+
+
+def test_the_peak_only_grows() -> None:
+    before = memory.peak_memory(torch.device("cpu"))
+    held = torch.ones(2**24)
+    after = memory.peak_memory(torch.device("cpu"))
+    assert before is not None and after is not None
+    assert max(before, held.nbytes) <= after < 2**40
 
 
 @pytest.mark.parametrize(("answers", "agreed"), [((1, 1), True), ((0, 1), False), ((1, 0), False)], ids=str)

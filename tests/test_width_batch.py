@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slimkern.width_batch import WidthBatch, at_width, every_width
+from slimkern.width_batch import WidthBatch, at_width, at_widths, every_width
 from slimkern.widths import Widths
 
 WIDTHS = (0.5, 1.0)
@@ -62,6 +63,19 @@ def test_at_width_shows_one_width() -> None:
 def test_at_width_refuses_what_is_no_width(width: float) -> None:
     with pytest.raises(ValueError, match=rf"width={width} must be in \(0, 1\]"):
         at_width(torch.ones(1), width)
+
+
+def test_at_widths_shows_some() -> None:
+    images = torch.ones(2, 3)
+    shown = at_widths(images, (0.25, 1))
+    assert shown.widths == (0.25, 1.0) and shown.shared
+    assert all(slab is images for _, slab in shown)
+
+
+@pytest.mark.parametrize("widths", [(), (0.5, 0.5), (1.0, 0.5), (0.0, 1.0), (0.5, 1.5)], ids=str)
+def test_at_widths_refuses_what_are_no_ascending_widths(widths: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"widths={re.escape(str(widths))} must be in \(0, 1\] and ascend"):
+        at_widths(torch.ones(1), widths)
 
 
 @pytest.mark.parametrize("show", [every_width, lambda images: at_width(images, 0.5)], ids=["every_width", "at_width"])

@@ -35,15 +35,25 @@ void batch_moments(const Norm& norm, const std::vector<ForwardSlab>& slabs, cons
     std::vector<float> scratch(3 * columns);
     pass.moments(x.get(), task.rows, columns, scratch.data(), &means[here], &squares[here]);
   });
-  for (int64_t place = 0; place < static_cast<int64_t>(slabs.size()); ++place)
-    for (int64_t channel = 0; channel < slabs[place].channels; ++channel) {
-      Moments<double> total;
-      tasks.each_part(place, channel, [&](int64_t part, int64_t count) {
-        total = merged(total, {static_cast<double>(count), means[part], squares[part]});
-      });
-      mean[slabs[place].statistics + channel] = static_cast<float>(total.mean);
-      variance[slabs[place].statistics + channel] = static_cast<float>(total.variance());
+  for (int64_t place = 0; place < static_cast<int64_t>(slabs.size()); ++place) {
+    const ForwardSlab& slab = slabs[place];
+    std::vector<double> mean_so_far(slab.channels), squares_so_far(slab.channels);
+    int64_t before = 0;
+    tasks.each_part(place, [&](int64_t part, int64_t count) {
+      // As `merged` does, for counts that all channels have in common.
+      const double share = static_cast<double>(count) / static_cast<double>(before + count);
+      for (int64_t channel = 0; channel < slab.channels; ++channel) {
+        const double step = means[part + channel] - mean_so_far[channel];
+        mean_so_far[channel] += step * share;
+        squares_so_far[channel] += squares[part + channel] + step * step * (before * share);
+      }
+      before += count;
+    });
+    for (int64_t channel = 0; channel < slab.channels; ++channel) {
+      mean[slab.statistics + channel] = static_cast<float>(mean_so_far[channel]);
+      variance[slab.statistics + channel] = static_cast<float>(squares_so_far[channel] / slab.pixels);
     }
+  }
 }
 
 Mask mask_of(const Norm& norm, const BackwardSlab& slab) {
@@ -51,7 +61,7 @@ Mask mask_of(const Norm& norm, const BackwardSlab& slab) {
 }
 
 constexpr int64_t kCachedBytes = 1 << 19;    // of slabs whose tensors stay in a core's own cache together
-constexpr int64_t kUncachedBytes = 1 << 20;  // of a slab whose result is best written past the caches
+constexpr int64_t kUncachedBytes = 1 << 19;  // of a slab whose result is best written past the caches
 
 int64_t bytes(const Norm& norm, const Slab& slab) { return slab.pixels * slab.channels * bytes_of(norm.element); }
 
@@ -131,12 +141,15 @@ void backward_group(const Norm& norm, const std::vector<BackwardSlab>& slabs, bo
   ColumnTable slopes(tasks);
   for (int64_t place = 0; place < static_cast<int64_t>(slabs.size()); ++place) {
     const BackwardSlab& slab = slabs[place];
+    std::vector<double> slab_sums(slab.channels), slab_dots(slab.channels);
+    tasks.each_part(place, [&](int64_t part, int64_t) {
+      for (int64_t channel = 0; channel < slab.channels; ++channel) {
+        slab_sums[channel] += sums[part + channel];
+        slab_dots[channel] += dots[part + channel];
+      }
+    });
     for (int64_t channel = 0; channel < slab.channels; ++channel) {
-      double sum = 0, dot = 0;
-      tasks.each_part(place, channel, [&](int64_t part, int64_t) {
-        sum += sums[part];
-        dot += dots[part];
-      });
+      const double sum = slab_sums[channel], dot = slab_dots[channel];
       const Affine own = affine_of(norm, slab, channel, mean, variance);
       const Slope by = slope(own, batch_statistics, static_cast<double>(slab.pixels), sum, dot);
       slopes.set(tasks, place, channel, by.slope, by.tilt, by.level);
@@ -171,7 +184,9 @@ void batch_norm_forward(const Norm& norm, const std::vector<ForwardSlab>& slabs,
 
 void batch_norm_backward(const Norm& norm, const std::vector<BackwardSlab>& slabs, bool batch_statistics,
                          const float* mean, const float* variance, float* to_weight, float* to_bias) {
-  for_groups(norm, slabs, [&](const std::vector<BackwardSlab>& group) {
+  // The last slab first: the forward pass, or whoever read them in order since, has left it in the cache.
+  const std::vector<BackwardSlab> reversed(slabs.rbegin(), slabs.rend());
+  for_groups(norm, reversed, [&](const std::vector<BackwardSlab>& group) {
     backward_group(norm, group, batch_statistics, mean, variance, to_weight, to_bias);
   });
 }

@@ -60,14 +60,15 @@ struct Tasks {
     });
   }
 
-  // Calls body(place of the task, column, count of values) for all that was computed of one slab's channel.
+  // Calls body(column, count of values) for all that was computed of one slab: as many neighbouring columns as it has
+  // channels, from that one on, are of so many values each.
   template <typename Body>
-  void each_part(int64_t slab, int64_t channel, const Body& body) const {
-    const Fold& own = folds[slab];
-    for (int64_t place = starts[slab]; place < starts[slab + 1]; ++place)
-      for (int64_t column = channel; column < own.columns; column += own.channels)
-        if (const Task& task = list[place]; !is_short(task) || column < task.values)
-          body(columns[place] + column, task.rows);
+  void each_part(int64_t slab, const Body& body) const {
+    for (int64_t place = starts[slab]; place < starts[slab + 1]; ++place) {
+      const int64_t whole = is_short(list[place]) ? list[place].values : folds[slab].columns;
+      for (int64_t column = 0; column < whole; column += folds[slab].channels)
+        body(columns[place] + column, list[place].rows);
+    }
   }
 };
 

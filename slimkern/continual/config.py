@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from slimkern.continual.data import DatasetName
 from slimkern.continual.data.augment import AUGMENTATIONS
+from slimkern.continual.precision import PrecisionName
 from slimkern.continual.selection import SelectionName
 from slimkern.widths import Widths
 
@@ -66,6 +67,8 @@ class TrainConfig:
     """How exemplars are chosen: by their features' mean, at random, most uncertain or nearest the boundary first."""
     widths: tuple[float, ...] = (4.0,)
     """1 for the plain baseline, 2 or 4 for ScrollNet-2 or -4, or ascending fractions that end in 1.0."""
+    widths_per_step: int | None = None
+    """Widths that a step trains: the narrowest, the widest and others at random; by default all of them."""
     scroll: ScrollName = "constant"
     """How tasks are ranked: by the paper's constant step, never anew, by random steps, or apart from unlike tasks."""
     scroll_step: int = 1
@@ -91,6 +94,10 @@ class TrainConfig:
     """What the learning rate is multiplied by then."""
     clip: float = 10000.0
     """Largest norm of the gradient of all parameters."""
+    precision: PrecisionName = "fp32"
+    """What a step computes in: fp32, tf32, or bf16 and fp16 by autocast; weights stay float32."""
+    recompute: bool = False
+    """Keep only what goes between the network's stages and compute the rest again for the gradient: less memory."""
     seed: int = 0
     """Seed of the class order, the network, the order of images and their augmentation."""
 
@@ -107,7 +114,10 @@ class TrainConfig:
             raise ConfigError(
                 f"exemplars={self.exemplars} and exemplars_per_class={self.exemplars_per_class}: give only one of them"
             )
-        self.all_widths()
+        count = len(self.all_widths().shares)
+        if self.widths_per_step is not None and not 2 <= self.widths_per_step <= count:
+            allowed = f"lie in 2 to {count}, the number of widths" if count > 1 else "be left out for a single width"
+            raise ConfigError(f"widths_per_step={self.widths_per_step} must {allowed}")
 
     def all_widths(self) -> Widths:
         """The widths: one number above 1 counts even ones, anything else are the fractions themselves.
@@ -140,6 +150,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "selection": get_args(SelectionName),
     "protocol": get_args(Protocol),
     "scroll": get_args(ScrollName),
+    "precision": get_args(PrecisionName),
 }
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {

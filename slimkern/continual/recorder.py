@@ -47,6 +47,8 @@ class EpochSummary:
         learning_rate: the rate that the epoch was trained with.
         validation_accuracy: percent, or None without a validation set.
         seconds: duration of the epoch.
+        peak_memory: bytes of the device's memory, or on a CPU of the process's, that were in use at most so far.
+        eager_because: why the steps of this epoch weren't CUDA graphs, where they could have been.
     """
 
     task: int
@@ -56,6 +58,8 @@ class EpochSummary:
     learning_rate: float
     validation_accuracy: float | None
     seconds: float
+    peak_memory: int | None = None
+    eager_because: str | None = None
 
 
 class Recorder:

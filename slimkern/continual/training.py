@@ -11,25 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimkern.captured_step import CapturedStep, capture
 from slimkern.continual.config import TrainConfig
 from slimkern.continual.data import Dataset, ImageSet
 from slimkern.continual.data.augment import Augmentation
 from slimkern.continual.evaluation import count_correct, plain_batches, validation_accuracy
 from slimkern.continual.exemplars import Budget, Exemplars, class_sizes
-from slimkern.continual.methods import Method, Step, make_method
+from slimkern.continual.loss_ring import LossRing
+from slimkern.continual.methods import Method, make_method
 from slimkern.continual.metrics import Counts
 from slimkern.continual.movement import Movement
+from slimkern.continual.optimiser import Optimiser
+from slimkern.continual.precision import autocast, tensor_float_32
 from slimkern.continual.processes import ALONE, Processes
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 from slimkern.continual.scroll_policies import make_scroll_policy
 from slimkern.continual.seeding import seed_for
+from slimkern.continual.step import TrainStep
 from slimkern.continual.tasks import Task, build_tasks
+from slimkern.continual.width_choice import Choice, sandwiches
+from slimkern.memory import peak_memory
 from slimkern.models import resnet18
 from slimkern.nn import set_scroll
-from slimkern.width_batch import every_width
 
 State = dict[str, Any]
-_NETWORK, _TASK, _EPOCH, _AFTER = range(4)
+_NETWORK, _TASK, _EPOCH, _AFTER, _WIDTHS = range(5)
 
 
 class DivergedError(RuntimeError):
@@ -42,6 +48,7 @@ def train(
     recorder: Recorder | None = None,
     state: State | None = None,
     device: torch.device | str = "cpu",
+    eager: bool = False,
 ) -> Counts:
     """Learn the tasks of a data set one after the other.
 
@@ -52,6 +59,7 @@ def train(
         state: a checkpoint of the same configuration to go on from; on a CPU the run then ends bit for bit as an
             unbroken one does.
         device: where to train; the images are moved there.
+        eager: launch every operator of a step by itself on a GPU too, instead of replaying a CUDA graph.
 
     Returns:
         Correct answers after each task, on each task, at each width.
@@ -62,7 +70,7 @@ def train(
     """
     from slimkern.continual.trainers import make_trainer  # its trainers are made from the one below
 
-    trainer = make_trainer(config, dataset, torch.device(device))
+    trainer = make_trainer(config, dataset, torch.device(device), ALONE, eager)
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.run(recorder or Recorder())
@@ -72,9 +80,14 @@ class Trainer:
     """One run and where it is: `task` and `epoch` are what comes next."""
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, device: torch.device, processes: Processes = ALONE
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        device: torch.device,
+        processes: Processes = ALONE,
+        eager: bool = False,
     ) -> None:
-        self.config, self.device, self.processes = config, device, processes
+        self.config, self.device, self.processes, self._eager = config, device, processes, eager
         self.method: Method = make_method(config)
         self.scroll_policy = make_scroll_policy(config if self.method.scrolls else replace(config, scroll="none"))
         self.movement = Movement()
@@ -98,7 +111,9 @@ class Trainer:
         budget.check([size for task in self.tasks for size in class_sizes(task)])
         self.exemplars = Exemplars(budget, self.tasks[0].train)
         seed_for(config.seed, _NETWORK)
-        backbone = resnet18(None, widths, in_channels=len(dataset.mean), channels=config.channels)
+        backbone = resnet18(
+            None, widths, in_channels=len(dataset.mean), channels=config.channels, recompute=config.recompute
+        )
         self.net = self.method.network(backbone, widths).to(device).to(memory_format=torch.channels_last)
         self.counts = Counts.empty(widths.fractions, tuple(len(task.test) for task in self.tasks))
         self.task, self.epoch = 0, 0
@@ -106,8 +121,9 @@ class Trainer:
     def run(self, recorder: Recorder) -> Counts:
         """Train from where the run is to its end; see `train`."""
         recorder.started(self._plan(), self.task, self.epoch)
-        while self.task < len(self.tasks):
-            self._learn(self.tasks[self.task], recorder)
+        with tensor_float_32(self.config.precision):
+            while self.task < len(self.tasks):
+                self._learn(self.tasks[self.task], recorder)
         recorder.finished(self.counts)
         return self.counts
 
@@ -152,8 +168,10 @@ class Trainer:
             self.movement.begin(self.net.backbone)
             self.method.before_task(self.net, task.index)
         images = self._training_images(task)
+        losses = LossRing(len(self._chunks(images.labels)), self.device)
+        step = capture(self._step(task, losses), self.net, eager_because=self._eager_because())
         while self.epoch < config.epochs:
-            summary = self._train_epoch(task, images, recorder)
+            summary = self._train_epoch(task, images, step, losses, recorder)
             self.epoch += 1
             recorder.epoch_finished(summary)
             recorder.checkpoint(self.state_dict())
@@ -178,7 +196,8 @@ class Trainer:
 
     def _evaluate(self, task: Task) -> None:
         seen, normalise = self.tasks[: task.index + 1], self.augmentation.normalise
-        aware, agnostic = count_correct(self.net, seen, normalise, self.method.scores)
+        with autocast(self.config.precision, self.device):
+            aware, agnostic = count_correct(self.net, seen, normalise, self.method.scores)
         self.counts = self.counts.with_row(aware.numpy(), agnostic.numpy())
 
     @property
@@ -197,67 +216,76 @@ class Trainer:
         self.net.requires_grad_(True)
         for part in self.frozen:
             part.requires_grad_(False)
-        config = self.config
-        self.parameters = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.SGD(
-            self.parameters, config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        learned = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        self.optimiser = Optimiser(learned, self.config, self.processes)
+
+    def _step(self, task: Task, losses: LossRing) -> TrainStep:
+        return TrainStep(
+            self.net,
+            self.method,
+            range(task.classes.stop) if self._rehearsing else task.classes,
+            self.optimiser,
+            self.augmentation,
+            self.config.precision,
+            losses,
+            self.processes,
         )
 
-    def _train_epoch(self, task: Task, data: ImageSet, recorder: Recorder) -> EpochSummary:
+    def _eager_because(self) -> str | None:
+        if self.processes.count > 1:
+            return "several processes exchange their gradients"
+        return "it was asked for" if self._eager else self.method.eager_because
+
+    def _train_epoch(
+        self, task: Task, data: ImageSet, step: CapturedStep, ring: LossRing, recorder: Recorder
+    ) -> EpochSummary:
         start = time.perf_counter()
         rate = self.config.learning_rate_at(self.epoch)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        self.optimiser.set_rate(rate)
         seed_for(self.config.seed, _EPOCH, task.index, self.epoch)
         self.net.train()
         for part in self.frozen:
             part.eval()
-        history = []
+        ring.rewind()
         with self.processes.one_batch(self.net):
-            for images, labels in self._batches(data):
-                history.append(self._train_step(task, *self.processes.share(images, labels)))
-                recorder.step_launched(task.index, self.epoch, len(history))
-        names = list(history[0])
+            batches = zip(self._chosen(data), self._widths_of_steps(task, ring.steps), strict=True)
+            for launched, (chosen, widths) in enumerate(batches, start=1):
+                step(chosen.images, chosen.labels, widths=widths)
+                recorder.step_launched(task.index, self.epoch, launched)
         # The only read-back of the epoch.
-        losses, weights = torch.stack([torch.stack([parts[name] for name in names]) for parts in history]), self._norm()
-        self.processes.add_up([losses])
-        losses, weights = losses.cpu(), weights.cpu()
-        self._refuse_divergence(names, losses, weights)
+        self.processes.add_up([ring.losses])
+        (names, losses, present), norm = ring.read(), self.optimiser.norm().cpu()
+        self._refuse_divergence(names, losses, norm)
+        means = losses.sum(0) / present.sum(0).clamp(min=1)
+        with autocast(self.config.precision, self.device):
+            validation = validation_accuracy(self.net, task, self.augmentation.normalise)
         return EpochSummary(
             task.index,
             self.epoch,
             float(losses.sum(1).mean()),
-            dict(zip(names, losses.mean(0).tolist(), strict=True)),
+            dict(zip(names, means.tolist(), strict=True)),
             rate,
-            validation_accuracy(self.net, task, self.augmentation.normalise),
+            validation,
             time.perf_counter() - start,
+            peak_memory(self.device),
+            step.reason if self.device.type == "cuda" else None,
         )
 
-    def _train_step(self, task: Task, images: Tensor, labels: Tensor, share: float) -> dict[str, Tensor]:
-        """One step over all widths: the method's loss at width 1.0 and cross-entropies at the others (Eq. 6).
+    def _widths_of_steps(self, task: Task, steps: int) -> list[Choice] | list[None]:
+        count = self.config.widths_per_step
+        if count is None:
+            return [None] * steps
+        return sandwiches(self.config.all_widths(), count, steps, self.config.seed, _WIDTHS, task.index, self.epoch)
 
-        Of a batch that several processes train on, this is the part with so large a share of the images.
-        """
-        classes = range(task.classes.stop) if self._rehearsing else task.classes
-        maps = self.net.backbone.maps(every_width(images))
-        *narrower, own = self.net.cross_entropies(maps, labels, classes).unbind()
-        parts = self.method.losses(Step(self.net, images, labels, classes, maps.at(1.0), own))
-        for (width, _), loss in zip(maps, narrower, strict=False):
-            parts[f"cross-entropy at {width:g}"] = loss
-        self.optimiser.zero_grad(set_to_none=True)
-        (share * torch.stack(list(parts.values())).sum()).backward()
-        self.processes.add_up([weight.grad for weight in self.parameters if weight.grad is not None])
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        self.optimiser.step()
-        return {name: share * part.detach() for name, part in parts.items()}
+    def _chosen(self, data: ImageSet) -> Iterator[ImageSet]:
+        """Training images once, shuffled, a batch at a time."""
+        for own in self._chunks(torch.randperm(len(data), device=self.device)):
+            yield data.select(own)
 
     def _batches(self, data: ImageSet) -> Iterator[tuple[Tensor, Tensor]]:
         """Training images once, shuffled and augmented."""
-        order = torch.randperm(len(data), device=self.device)
-        for own in self._chunks(order):
-            chosen = data.select(own)
-            images = self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last)
-            yield images, chosen.labels
+        for chosen in self._chosen(data):
+            yield self.augmentation(chosen.images).contiguous(memory_format=torch.channels_last), chosen.labels
 
     def _sample(self, task: Task) -> Tensor:
         """At most 256 training images of a task, evenly spread and not augmented."""
@@ -279,10 +307,6 @@ class Trainer:
             self.method.load_state_dict(state["method"], self.net)
             self.exemplars.load_state_dict(state["exemplars"])
             self.scroll_policy.load_state_dict(state["scroll_policy"])
-
-    def _norm(self) -> Tensor:
-        """The norm of all weights: finite only if each of them is."""
-        return torch.nn.utils.get_total_norm([weight.detach() for weight in self.parameters])
 
     def _refuse_divergence(self, names: Sequence[str], losses: Tensor, weights: Tensor) -> None:
         bad = (~losses.isfinite()).nonzero()

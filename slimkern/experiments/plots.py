@@ -52,6 +52,8 @@ METHOD_COLOURS = {
     "iCaRL": "#D55E00",
     "BiC": "#009E73",
     "LUCIR": "#CC79A7",
+    "Joint": "#44407F",
+    "Freezing": "#9A8A5C",
 }
 OTHER_COLOUR = "#7F7F7F"
 WIDTH_DASHES = {1: (0, (4, 2)), 2: (0, (1, 1.2)), 4: "solid"}

@@ -55,6 +55,7 @@ class ProgressRecorder(Recorder):
         self._console = console or Console()
         self._clock = clock
         self._live: Progress | None = None
+        self._eager_because: str | None = None
         self._line = TaskID(0)
 
     def __enter__(self) -> ProgressRecorder:
@@ -94,8 +95,11 @@ class ProgressRecorder(Recorder):
             self._live.update(self._line, completed=self._pace.steps_until(task, epoch) + steps)
 
     def epoch_finished(self, summary: EpochSummary) -> None:
-        """Shows the epoch and the time left."""
+        """Shows the epoch and the time left, and why steps aren't CUDA graphs once that is known."""
         plan = self._plan
+        if summary.eager_because not in (None, self._eager_because):
+            self._eager_because = summary.eager_because
+            self._print(f"steps run eagerly, not as CUDA graphs: {summary.eager_because}")
         validation = summary.validation_accuracy
         parts = [
             f"task {summary.task + 1}/{len(plan.tasks)}",

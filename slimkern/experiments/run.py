@@ -27,6 +27,7 @@ def run(
     device: torch.device | str = "cpu",
     recorders: Sequence[Recorder] = (),
     processes: Processes = ALONE,
+    eager: bool = False,
 ) -> Counts:
     """Train what `config` says in the folder `out`, going on from its last checkpoint if it has one.
 
@@ -40,6 +41,7 @@ def run(
         device: where to train.
         recorders: told of the run, beside its folder; only those of process 0 are.
         processes: those that train the run together. Only process 0 writes.
+        eager: see `slimkern.continual.training.train`.
 
     Raises:
         ConfigError, TaskError: the configuration can't be run.
@@ -49,7 +51,7 @@ def run(
     """
     with processes.first_alone():
         dataset = load(config.data, root, download)
-    trainer = make_trainer(config, dataset, torch.device(device), processes)
+    trainer = make_trainer(config, dataset, torch.device(device), processes, eager)
     if processes.rank > 0:
         return _go_on(trainer, processes.broadcast(None), Recorder())
     with RunFolder.open(out, resolved(config, dataset.augmentation)) as folder:
@@ -75,5 +77,7 @@ def resolved(config: TrainConfig, augmentation: str) -> dict:
 def default_folder(config: TrainConfig) -> Path:
     """`runs/` and a name made of what most often differs between runs."""
     widths = "-".join(f"{width:g}" for width in config.all_widths().fractions)
-    details = f"{config.method}-widths-{widths}-epochs-{config.epochs}-seed-{config.seed}"
+    kept = config.exemplars or config.exemplars_per_class
+    exemplars = f"-exemplars-{kept}{'-a-class' * bool(config.exemplars_per_class)}" if kept else ""
+    details = f"{config.method}{exemplars}-widths-{widths}-epochs-{config.epochs}-seed-{config.seed}"
     return Path("runs") / f"{config.data}-{config.tasks}-{details}"

@@ -24,6 +24,8 @@ METHOD_NAMES = {
     "icarl": "iCaRL",
     "bic": "BiC",
     "lucir": "LUCIR",
+    "joint": "Joint",
+    "freezing": "Freezing",
 }
 
 

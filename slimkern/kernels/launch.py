@@ -24,9 +24,13 @@ SHARED_MEMORY = 227 * 1024
 REGISTERS = 64 * 1024
 
 
-def precision(dtype: torch.dtype) -> str:
-    """How products are formed: float32 exactly, or as TF32 where PyTorch's switch for convolutions allows it."""
-    return "tf32" if dtype != torch.float32 or torch.backends.cudnn.allow_tf32 else "ieee"
+def precision(dtype: torch.dtype, linear: bool = False) -> str:
+    """How products of float32 are formed: exactly (ieee), or as tf32 where PyTorch's switch allows it.
+
+    There is a switch for convolutions and one for linear layers. Shorter dtypes are multiplied exactly either way.
+    """
+    switch = torch.backends.cuda.matmul if linear else torch.backends.cudnn.conv
+    return "ieee" if dtype == torch.float32 and switch.fp32_precision != "tf32" else "tf32"
 
 
 def on_device(numbers: Sequence[Sequence[int]] | NDArray[np.int32], device: torch.device) -> Tensor:

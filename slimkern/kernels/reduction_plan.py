@@ -7,7 +7,7 @@ about equal length, so that all processors are busy; each item gives one partial
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -111,9 +111,7 @@ def plan_reduction(
     """
     chunks = -(-pixels // configuration.pixels)
     places = list(dict.fromkeys(row.weight for row in table))
-    corners = [
-        (number, *corner) for number, place in enumerate(places) for corner in _corners(place, taps, configuration)
-    ]
+    corners = [corner for number, place in enumerate(places) for corner in _corners(number, place, taps, configuration)]
     holders = [_holders(table, places[number], output, column) for number, output, _, column in corners]
     longest = max(SHORTEST_ITEM, -(-chunks * sum(map(len, holders)) // items))
 
@@ -121,14 +119,14 @@ def plan_reduction(
     work: list[Item] = []
     lengths: list[int] = []
     segments: list[Segment] = []
-    for (place, *corner), slabs in zip(corners, holders, strict=True):
+    for (place, output, tap, column), slabs in zip(corners, holders, strict=True):
         total = chunks * len(slabs)
         cuts = -(-total // longest)
-        tiles.append(Tile(place, *corner, len(work), len(work) + cuts))
+        tiles.append(Tile(place, output, tap, column, len(work), len(work) + cuts))
         for cut in range(cuts):
             begin, end = total * cut // cuts, total * (cut + 1) // cuts
             stretch = _stretch(slabs, chunks, begin, end)
-            work.append(Item(len(work), *corner, len(segments), len(segments) + len(stretch)))
+            work.append(Item(len(work), output, tap, column, len(segments), len(segments) + len(stretch)))
             lengths.append(end - begin)
             segments += stretch
     order = sorted(range(len(work)), key=lambda number: -lengths[number])
@@ -144,9 +142,12 @@ def plan_reduction(
     )
 
 
-def _corners(place: WeightPlace, taps: int, tile: ReductionConfiguration) -> list[tuple[int, int, int]]:
+def _corners(
+    number: int, place: WeightPlace, taps: int, tile: ReductionConfiguration
+) -> Iterator[tuple[int, int, int, int]]:
+    """Where tiles of a weight begin: its number, output, tap and input."""
     outputs, inputs = range(0, place.rows, tile.outputs), range(0, place.columns, tile.inputs)
-    return list(product(outputs, range(0, taps, tile.taps), inputs))
+    return product([number], outputs, range(0, taps, tile.taps), inputs)
 
 
 def _holders(table: SlabTable, place: WeightPlace, output: int, column: int) -> list[int]:
@@ -170,9 +171,18 @@ def _place(table: SlabTable, place: WeightPlace) -> Place:
     biases = {(row.bias_channels, row.bias_offset) for row in table if row.weight == place}
     if len(biases) > 1:
         raise ValueError(f"slabs of one weight must share the place of its bias, not read {sorted(biases)}")
-    size = (place.tensor, place.start, place.rows, place.columns)
-    return Place(*size, *place.strides, place.out_offset, place.in_offset, *biases.pop())
+    (bias,) = biases
+    return Place(
+        place.tensor,
+        place.start,
+        place.rows,
+        place.columns,
+        *place.strides,
+        place.out_offset,
+        place.in_offset,
+        *bias,
+    )
 
 
-def _numbers(rows: Sequence[tuple[int, ...]], kind: type[NamedTuple]) -> NDArray[np.int32]:
-    return np.array(rows, np.int32).reshape(-1, len(kind._fields))
+def _numbers(rows: Sequence[tuple[int, ...]], kind: type[tuple[int, ...]]) -> NDArray[np.int32]:
+    return np.array(rows, np.int32).reshape(-1, len(kind.__annotations__))

@@ -22,6 +22,7 @@ def forward(
     geometry: Geometry,
     configuration: Configuration,
     moments: bool = False,
+    products: str | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """Convolve every slab by its row of the table.
 
@@ -34,6 +35,7 @@ def forward(
         geometry: kernel, stride, padding, dilation.
         configuration: tile, warps and stages.
         moments: also give those of the results, for the batch norm that follows.
+        products: how those of float32 are formed, ieee or tf32; as PyTorch's switch for convolutions says if None.
 
     Returns:
         A packed channels-last result [N, outputs, H', W'] a row; float32 [3, pixel tiles, sum of outputs], the count,
@@ -51,7 +53,7 @@ def forward(
     if moments:
         tiles = -(-batch * sides[0] * sides[1] // configuration.pixels)
         noted = slabs[0].new_empty(3, tiles, sum(row.outputs for row in table), dtype=torch.float32)
-    plan.launch(slabs, weights, biases, results, noted)
+    plan.launch(slabs, weights, biases, results, noted, products)
     return results, noted
 
 
@@ -62,6 +64,7 @@ def input_gradient(
     geometry: Geometry,
     image: Pair,
     configuration: Configuration,
+    products: str | None = None,
 ) -> list[Tensor | None]:
     """Gradients of what each slab read, in one launch; None for frozen slabs.
 
@@ -74,6 +77,7 @@ def input_gradient(
         geometry: that of the forward pass.
         image: height and width of the inputs.
         configuration: tile, warps and stages.
+        products: as in `forward`.
 
     Returns:
         A packed channels-last gradient [N, inputs, H, W] a row, or None.
@@ -86,5 +90,5 @@ def input_gradient(
     batch = grads[0].shape[0]
     plan = backward_plan(table, geometry, batch, image, configuration, grads[0].device)
     results = [empty_slab(grads[0], batch if row.gradient else 0, row.inputs, image) for row in table]
-    plan.launch(grads, weights, None, results, None)
+    plan.launch(grads, weights, None, results, None, products)
     return [result if row.gradient else None for row, result in zip(table, results, strict=True)]

@@ -52,6 +52,7 @@ class Plan:
         biases: Sequence[Tensor] | None,
         results: Sequence[Tensor],
         moments: Tensor | None,
+        products: str | None,
     ) -> None:
         """Write the results, and the moments if there is room for them."""
         arguments = (
@@ -66,7 +67,7 @@ class Plan:
             *results[0].shape[2:],
             *((0, 0) if moments is None else moments.shape[1:]),
         )
-        constants = {"PRECISION": precision(sources[0].dtype), "UPCAST": INTERPRETED, **self.constants}
+        constants = {"PRECISION": products or precision(sources[0].dtype), "UPCAST": INTERPRETED, **self.constants}
         if self.kernel is gather:
             gather[(self.programs,)](*arguments, **constants)
         else:

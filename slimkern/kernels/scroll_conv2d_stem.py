@@ -144,6 +144,7 @@ def forward_shared(
     geometry: Geometry,
     configuration: Configuration,
     moments: bool = False,
+    products: str | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """As `scroll_conv2d.forward` for a table that `takes` accepts; the input may lie in memory as it likes.
 
@@ -155,6 +156,7 @@ def forward_shared(
         geometry: kernel, stride, padding, dilation.
         configuration: tile, warps and stages; its depth counts pairs of a tap and a channel.
         moments: also give those of the results.
+        products: as in `scroll_conv2d.forward`.
     """
     row = table[0]
     source = slab[:, row.first_input : row.first_input + row.inputs]
@@ -187,7 +189,7 @@ def forward_shared(
         PIXELS=configuration.pixels,
         CHANNELS=configuration.channels,
         BLOCK_DEPTH=configuration.depth,
-        PRECISION=precision(slab.dtype),
+        PRECISION=products or precision(slab.dtype),
         UPCAST=INTERPRETED,
         num_warps=configuration.warps,
         num_stages=configuration.stages,

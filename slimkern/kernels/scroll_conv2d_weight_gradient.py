@@ -33,6 +33,7 @@ def weight_gradient(
     table: SlabTable,
     geometry: Geometry,
     configuration: ReductionConfiguration,
+    products: str | None = None,
 ) -> tuple[list[Tensor], list[Tensor] | None]:
     """Sum the gradients of stored weights and biases over all slabs that read them; the same bits each time.
 
@@ -45,6 +46,7 @@ def weight_gradient(
         table: one row a slab.
         geometry: kernel, stride, padding, dilation.
         configuration: tile, warps and stages.
+        products: how those of float32 are formed, ieee or tf32; as PyTorch's switch for convolutions says if None.
 
     Returns:
         A gradient for each weight, at its strides, with exact zeros where no slab reads; likewise for each bias,
@@ -56,7 +58,7 @@ def weight_gradient(
     channels = tuple(slab.shape[1] for slab in slabs)
     pixels = slabs[0].shape[0] * result[0] * result[1]
     plan = _plan(table, geometry, image, result, pixels, channels, configuration, biases is not None, slabs[0].device)
-    plan.launch(slabs, grads, pixels, of_weights, of_biases)
+    plan.launch(slabs, grads, pixels, of_weights, of_biases, products)
     return of_weights, of_biases
 
 
@@ -77,18 +79,20 @@ class Plan:
         pixels: int,
         of_weights: Sequence[Tensor],
         of_biases: Sequence[Tensor] | None,
+        products: str | None,
     ) -> None:
         """Write the gradients."""
         items = len(self.numbers[1])
         partial_sums = slabs[0].new_empty(items, self.partial_sum, dtype=torch.float32)
         arguments = (tuple(slabs), tuple(grads), *self.numbers[:3], partial_sums, pixels)
-        constants = {"PRECISION": precision(slabs[0].dtype), "UPCAST": INTERPRETED, **self.constants}
+        constants = {"PRECISION": products or precision(slabs[0].dtype), "UPCAST": INTERPRETED, **self.constants}
         if items and self.kernel is sum_pixels:
-            sum_pixels[(items,)](*arguments, **constants)
+            self.kernel[(items,)](*arguments, **constants)
         elif items:
-            with_scratch(slabs[0].device, lambda: sum_boxes[(items,)](*arguments, **constants))
+            with_scratch(slabs[0].device, lambda: self.kernel[(items,)](*arguments, **constants))
         outputs = self.constants_of_sum["OUTPUTS"]
-        add_partial_sums[(len(self.numbers[3]), outputs // OUTPUTS_ADDED)](
+        second: Any = add_partial_sums
+        second[(len(self.numbers[3]), outputs // OUTPUTS_ADDED)](
             partial_sums,
             *self.numbers[3:],
             tuple(of_weights),

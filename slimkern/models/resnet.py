@@ -9,7 +9,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimkern.nn import scrollify
+from slimkern.nn import recomputed, scrollify
 from slimkern.widths import Widths
 
 
@@ -43,10 +43,12 @@ class ResNet(nn.Module):
 
     Attributes:
         features: channels C of the pooled features.
+        recompute: keep only what goes between the stages in training, and compute the rest again for the gradient.
     """
 
-    def __init__(self, num_classes: int | None, in_channels: int, channels: int) -> None:
+    def __init__(self, num_classes: int | None, in_channels: int, channels: int, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.conv1 = nn.Conv2d(in_channels, channels, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         sizes = [channels, channels, 2 * channels, 4 * channels, 8 * channels]
@@ -72,7 +74,10 @@ class ResNet(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] to what the last stage gives, [N, 8 * channels, H', W']."""
-        return self.stages(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        for stage in self.stages:
+            x = recomputed(stage, x) if self.recompute else stage(x)
+        return x
 
     def pooled(self, maps: Tensor) -> Tensor:
         """The last stage's maps to features [N, 8 * channels], their means over the image."""
@@ -84,6 +89,7 @@ def resnet18(
     widths: int | Sequence[float] | Widths | None = None,
     in_channels: int = 3,
     channels: int = 64,
+    recompute: bool = False,
 ) -> ResNet:
     """ResNet-18 as the ScrollNet paper uses it for images of 32x32 (CIFAR) and 64x64 (Tiny ImageNet) pixels.
 
@@ -92,11 +98,12 @@ def resnet18(
         widths: make it slimmable at these widths; None for an ordinary network.
         in_channels: channels of the images.
         channels: channels of the first stage; 64 in the paper.
+        recompute: trade time for memory in training: see `ResNet`.
 
     Raises:
         ValueError: `channels` that the widths don't divide.
     """
-    net = ResNet(num_classes, in_channels, channels)
+    net = ResNet(num_classes, in_channels, channels, recompute)
     if widths is None:
         return net
     return scrollify(net, widths, whole_in=["conv1"], whole_out=[] if num_classes is None else ["head"])

@@ -3,6 +3,7 @@
 from slimkern.nn.convert import ConversionError, scrollify
 from slimkern.nn.extract import extract
 from slimkern.nn.ragged_head import cross_entropies
+from slimkern.nn.recomputed import recomputed
 from slimkern.nn.scroll import current_scroll, scroll_to, set_scroll
 from slimkern.nn.scroll_conv2d import ScrollConv2d
 from slimkern.nn.scroll_linear import ScrollLinear
@@ -16,6 +17,7 @@ __all__ = [
     "cross_entropies",
     "current_scroll",
     "extract",
+    "recomputed",
     "scroll_to",
     "scrollify",
     "set_scroll",

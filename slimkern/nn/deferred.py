@@ -102,7 +102,7 @@ class DeferredBatchNorm:
         if isinstance(source, DeferredConvolution):
             source.refuse_changes()
             source = source.results or source
-        joins = not residuals or self._can_add(residuals)
+        joins = self._can_add(residuals)
         extras = (residuals, relu) if joins else ((), False)
         slabs = source.slabs if isinstance(source, DeferredConvolution) else source
         with _as_called(self.grad, slabs[0]):
@@ -123,7 +123,9 @@ class DeferredBatchNorm:
         return results
 
     def _can_add(self, residuals: Sequence[Tensor]) -> bool:
-        """Whether the operator can: they are of the shapes and the dtype of its results."""
+        """Whether the operator can: there are none, or they are of the shapes and the dtype of its results."""
+        if not residuals:
+            return True
         source = self.source
         if isinstance(source, DeferredConvolution):
             shapes, dtype = source.shapes(), source.slabs[0].dtype

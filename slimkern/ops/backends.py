@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from slimkern.ops import native
+from slimkern.ops import native, triton
+from slimkern.ops.convolution import Convolution
 
 ENVIRONMENT_VARIABLE = "SLIMKERN_BACKEND"
 BACKENDS = ("torch", "triton", "native")
@@ -15,9 +19,9 @@ BACKENDS = ("torch", "triton", "native")
 OPERATORS: dict[str, tuple[str, ...]] = {
     "pack_weights": ("native", "torch"),
     "ragged_head": ("native", "torch"),
-    "scroll_conv2d": ("torch",),
+    "scroll_conv2d": ("triton", "torch"),
     "scroll_conv2d_batch_norm": ("native", "torch"),
-    "scroll_linear": ("torch",),
+    "scroll_linear": ("triton", "torch"),
     "switchable_batch_norm": ("native", "torch"),
 }
 """The backends that each operator has, best first; of scroll_conv2d_batch_norm, what serves the batch norm."""
@@ -30,7 +34,7 @@ def choose(operator: str, device: torch.device | str) -> str:
     """Name the backend that serves `operator` for tensors on `device`.
 
     `SLIMKERN_BACKEND` may force one, or name several after commas: the first of them that the operator has. Tensors
-    that the native kernels don't take, such as those of float64, go to plain torch all the same.
+    that a backend doesn't take, such as those of float64, go to plain torch all the same.
 
     Raises:
         ValueError: `SLIMKERN_BACKEND` holds an unknown name, or none that this operator has and that works here.
@@ -53,6 +57,18 @@ def choose(operator: str, device: torch.device | str) -> str:
     return present[0]
 
 
+def unless_refused(
+    operator: str, slabs: Sequence[Tensor], convolution: Convolution, out_channels: Sequence[int]
+) -> str:
+    """Triton, which was asked for; torch, with a warning, for a call that the kernels don't take."""
+    reason = triton.why_not(slabs, convolution, out_channels)
+    if reason is None:
+        return "triton"
+    if not torch.compiler.is_compiling():
+        warnings.warn(f"{operator}: torch serves a call that Triton doesn't take: {reason}", stacklevel=3)
+    return "torch"
+
+
 def why_not(operator: str, backend: str, device: torch.device | str = "cpu") -> str | None:
     """Why `backend` doesn't serve `operator` on `device` unless asked for; None if it could."""
     kind = torch.device(device).type
@@ -66,4 +82,5 @@ def why_not(operator: str, backend: str, device: torch.device | str = "cpu") -> 
 
 
 def _missing(backend: str, kind: str) -> str | None:
-    return native.why_unavailable(kind) if backend == "native" else None
+    owner = {"native": native, "triton": triton}.get(backend)
+    return owner.why_unavailable(kind) if owner else None

@@ -21,7 +21,11 @@ Save = Callable[[Any, Sequence[Any], Any], None]
 Gradients = Callable[..., dict[str, Any]]
 """Given the node and a gradient for each result, nested like them: the gradients by the schema's names of arguments."""
 
+Sizes = list[int | None]
+"""Of nested tensors: how many a list holds, None for a tensor by itself."""
+
 _LIBRARY = torch.library.Library("slimkern", "FRAGMENT")
+_PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 
 
 class Signature:
@@ -72,7 +76,10 @@ class Signature:
 
 
 class Operator:
-    """A function registered as `torch.ops.slimkern.<name>`, and called through the dispatcher.
+    """A function registered as `torch.ops.slimkern.<name>`.
+
+    Calling it goes through PyTorch's dispatcher where somebody there has to know of the call: while tracing or
+    compiling, under a mode or a transform, for subclasses of tensors. Elsewhere it is a call of the function.
 
     Args:
         name: its name.
@@ -82,19 +89,22 @@ class Operator:
     """
 
     def __init__(self, name: str, compute: Callable[..., Any], fake: Callable[..., Any] | None = None) -> None:
-        self.name, self.signature = name, Signature(compute)
+        self.name, self.signature, self._compute = name, Signature(compute), compute
+        self._node: type[torch.autograd.Function] | None = None
         _LIBRARY.define(name + self.signature.schema, tags=(torch.Tag.pt2_compliant_tag,))
         _LIBRARY.impl(name, self._ungrouped(compute), "CompositeExplicitAutograd")
         torch.library.register_fake(f"slimkern::{name}", self._ungrouped(fake or compute), lib=_LIBRARY)
         self._overload = getattr(torch.ops.slimkern, name).default
 
     def __call__(self, *arguments: Any) -> Any:
-        """Call it through the dispatcher."""
-        return self._overload(*self.signature.flat(arguments))
-
-    def _ungrouped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        grouped = self.signature.grouped
-        return lambda *flat: function(*grouped(flat))
+        """Call it with arguments and results as `compute` has them."""
+        flat = self.signature.flat(arguments)
+        tensors = self._tensors(flat)
+        if not _is_direct(tensors):
+            return self._overload(*flat)
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)):
+            return self._compute(*arguments)
+        return self._overload(*flat) if self._node is None else self._apply(self._compute, arguments, flat, tensors)
 
     def differentiate(self, save: Save, gradients: Gradients, again: Gradients | None = None) -> None:
         """Register how its results are differentiated; twice only where `again` is given.
@@ -105,18 +115,23 @@ class Operator:
             gradients: asks `wants` of the node which of them are wanted; what it gives besides is dropped.
             again: the same, by functions that can be differentiated; serves where a backward pass is to have a graph.
         """
-        overload, grouped = self._overload, self.signature.grouped
-        places, names = zip(*self.signature.tensors, strict=True)
+        names = [name for _, name in self.signature.tensors]
 
         class Node(torch.autograd.Function):
             @staticmethod
-            def forward(ctx: Any, sizes: list[int | None], arguments: Sequence[Any], *_: Tensor | None) -> Any:
-                with torch._C._AutoDispatchBelowAutograd():
-                    results = overload(*arguments)
-                save(ctx, grouped(arguments), results)
+            def forward(
+                ctx: Any,
+                compute: Callable[..., Any],
+                arguments: Sequence[Any],
+                sizes: Sizes,
+                result_sizes: Sizes,
+                *_: Any,
+            ) -> Any:
+                results = compute(*arguments)
+                save(ctx, arguments, results)
                 several = results if isinstance(results, tuple) else (results,)
-                sizes += map(_size, several)
-                ctx.result_sizes, ctx.argument_sizes = sizes, [_size(arguments[place]) for place in places]
+                result_sizes += map(_size, several)
+                ctx.sizes, ctx.result_sizes = sizes, result_sizes
                 return _flatten(several)
 
             @staticmethod
@@ -126,28 +141,61 @@ class Operator:
                 return answer_once(ctx, *grads)
 
         def answer(gradients: Gradients, ctx: Any, *grads: Tensor | None) -> tuple:
-            asked, sizes = ctx.needs_input_grad[2:], ctx.argument_sizes
-            ctx.wanted = dict(zip(names, _nest(asked, sizes), strict=True))
+            asked = ctx.needs_input_grad[4:]
+            ctx.wanted = dict(zip(names, _nest(asked, ctx.sizes), strict=True))
             found = gradients(ctx, *_nest(grads, ctx.result_sizes))
             given = _flatten(
                 found.get(name) if size is None else found.get(name) or [None] * size
-                for name, size in zip(names, sizes, strict=True)
+                for name, size in zip(names, ctx.sizes, strict=True)
             )
-            answers = [own if wanted else None for own, wanted in zip(given, asked, strict=True)]
-            return None, None, *answers
+            return *[None] * 4, *(own if wanted else None for own, wanted in zip(given, asked, strict=True))
 
         answer_once = once_differentiable(partial(answer, gradients))
-        node = type("".join(map(str.capitalize, self.name.split("_"))), (Node,), {})  # the name that graphs show
+        # A subclass has the name that graphs show.
+        self._node = type("".join(map(str.capitalize, self.name.split("_"))), (Node,), {})
+        _LIBRARY.impl(self.name, self._dispatched, "Autograd")
 
-        def differentiable(*flat: Any) -> Any:
-            if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*flat)):
-                with torch._C._AutoDispatchBelowAutograd():
-                    return overload(*flat)
-            sizes: list[int | None] = []
-            results = _nest(node.apply(sizes, flat, *_flatten([flat[place] for place in places])), sizes)
-            return results[0] if len(results) == 1 else tuple(results)
+    def _ungrouped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        grouped = self.signature.grouped
+        return lambda *flat: function(*grouped(flat))
 
-        _LIBRARY.impl(self.name, differentiable, "Autograd")
+    def _tensors(self, flat: Sequence[Any]) -> tuple[Tensor | None, ...]:
+        return _flatten(flat[place] for place, _ in self.signature.tensors)
+
+    def _apply(
+        self,
+        compute: Callable[..., Any],
+        arguments: Sequence[Any],
+        flat: Sequence[Any],
+        tensors: Sequence[Tensor | None],
+    ) -> Any:
+        assert self._node is not None
+        result_sizes: Sizes = []
+        sizes = [_size(flat[place]) for place, _ in self.signature.tensors]
+        results = _nest(self._node.apply(compute, arguments, sizes, result_sizes, *tensors), result_sizes)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _dispatched(self, *flat: Any) -> Any:
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*flat)):
+            with torch._C._AutoDispatchBelowAutograd():
+                return self._overload(*flat)
+        return self._apply(self._below_autograd, self.signature.grouped(flat), flat, self._tensors(flat))
+
+    def _below_autograd(self, *arguments: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._overload(*self.signature.flat(arguments))
+
+
+def _is_direct(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether PyTorch's dispatcher would do nothing with a call but pass it on."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._get_tracing_state()
+        and all(type(tensor) in _PLAIN for tensor in tensors)
+    )
 
 
 def wants(node: Any, *names: str) -> list[bool]:
@@ -163,7 +211,7 @@ def _flatten(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(part for own in values for part in (own if isinstance(own, list | tuple) else (own,)))
 
 
-def _nest(flat: Sequence[Any], sizes: Sequence[int | None]) -> list[Any]:
+def _nest(flat: Sequence[Any], sizes: Sizes) -> list[Any]:
     """The reverse of `_flatten`, given the sizes of the lists."""
     nested, place = [], 0
     for size in sizes:

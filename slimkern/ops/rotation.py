@@ -82,3 +82,10 @@ def sum_of_prefixes(grads: Sequence[Tensor], axis: int) -> Tensor:
     for grad in others:
         total.narrow(axis, 0, grad.shape[axis]).add_(grad)
     return total
+
+
+def at_strides_of(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient where kernels write it: at the weight's strides. An empty one stays as it is."""
+    if gradient.numel() == 0 or gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device=weight.device).copy_(gradient)

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimkern.ops.backends import choose
+from slimkern.ops import triton
+from slimkern.ops.backends import choose, unless_refused
+from slimkern.ops.batch_norm import in_plain_torch
 from slimkern.ops.checks import autocast
 from slimkern.ops.convolution import Convolution, check_convolution, packed
 from slimkern.ops.registration import Operator, wants
-from slimkern.ops.rotation import Gradient, sum_of_prefixes
+from slimkern.ops.rotation import Gradient, at_strides_of, sum_of_prefixes
 
 
 def scroll_conv2d(
@@ -55,14 +57,22 @@ def scroll_conv2d(
     slabs, weight, bias = autocast(slabs, weight, bias)
     convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
     check_convolution("scroll_conv2d", slabs, convolution, bias, out_channels)
-    choose("scroll_conv2d", weight.device)
-    return _forward(slabs, bias, out_channels, convolution)
+    backend = choose("scroll_conv2d", slabs[0].device)
+    if backend == "triton":
+        backend = unless_refused("scroll_conv2d", slabs, convolution, out_channels)
+    return _forward(slabs, bias, out_channels, convolution, backend)
 
 
 def _compute(
-    slabs: Sequence[Tensor], bias: Tensor | None, out_channels: Sequence[int], convolution: Convolution
+    slabs: Sequence[Tensor],
+    bias: Tensor | None,
+    out_channels: Sequence[int],
+    convolution: Convolution,
+    backend: str,
 ) -> list[Tensor]:
-    """The operator in plain torch: one convolution a slab, or one in all where the sub-networks share their input."""
+    """The operator; in plain torch, one convolution a slab, or one in all where the sub-networks share their input."""
+    if backend == "triton" and (results := triton.forward(slabs, bias, out_channels, convolution)):
+        return results
     if len(slabs) == len(out_channels):
         return [convolution.apply(slab, bias, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     whole = convolution.apply(slabs[0], bias, max(out_channels))
@@ -72,11 +82,26 @@ def _compute(
 
 
 def _compute_backward(
-    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, needed: Sequence[bool]
+    grads: Sequence[Tensor],
+    slabs: Sequence[Tensor],
+    convolution: Convolution,
+    needed: Sequence[bool],
+    backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Gradients of the slabs, the weight and the bias in plain torch; those not `needed` are empty tensors."""
+    """Gradients of the slabs, the weight and the bias; those not `needed` are empty tensors."""
     if len(slabs) < len(grads):
         grads = [sum_of_prefixes(grads, axis=1)]
+    if backend == "torch":
+        return _backward_in_torch(grads, slabs, convolution, needed)
+    return triton.gradients(
+        grads, slabs, convolution, needed, lambda left: _backward_in_torch(grads, slabs, convolution, left)
+    )
+
+
+def _backward_in_torch(
+    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, needed: Sequence[bool]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The specification of the gradients, slab by slab."""
     weight = convolution.weight
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
@@ -87,8 +112,19 @@ def _compute_backward(
     return of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
 
 
+def _fake_backward(
+    grads: Sequence[Tensor],
+    slabs: Sequence[Tensor],
+    convolution: Convolution,
+    needed: Sequence[bool],
+    backend: str,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    of_slabs, of_weight, of_bias = _compute_backward(grads, slabs, convolution, needed, "torch")
+    return of_slabs, of_weight if backend == "torch" else at_strides_of(convolution.weight, of_weight), of_bias
+
+
 def _save(ctx: Any, arguments: Sequence[Any], results: list[Tensor]) -> None:
-    slabs, _, _, convolution = arguments
+    slabs, _, _, convolution, ctx.backend = arguments
     ctx.geometry = convolution[1:]
     ctx.save_for_backward(*slabs, convolution.weight)
 
@@ -96,10 +132,10 @@ def _save(ctx: Any, arguments: Sequence[Any], results: list[Tensor]) -> None:
 def _gradients(ctx: Any, grads: list[Tensor]) -> dict[str, Any]:
     *slabs, weight = ctx.saved_tensors
     names = ("slabs", "convolution_weight", "bias")
-    found = _backward(grads, slabs, Convolution(weight, *ctx.geometry), wants(ctx, *names))
+    found = _backward(grads, slabs, Convolution(weight, *ctx.geometry), wants(ctx, *names), ctx.backend)
     return dict(zip(names, found, strict=True))
 
 
-_forward = Operator("scroll_conv2d", _compute)
-_backward = Operator("scroll_conv2d_backward", _compute_backward)
+_forward = Operator("scroll_conv2d", _compute, in_plain_torch(_compute))
+_backward = Operator("scroll_conv2d_backward", _compute_backward, _fake_backward)
 _forward.differentiate(_save, _gradients)

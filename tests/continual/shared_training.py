@@ -30,7 +30,7 @@ def trained(processes: Processes) -> dict[str, Any]:
     return {
         "losses": [epoch.losses for epoch in told.epochs],
         "net": trainer.net.state_dict(),
-        "fisher": trainer.method.state_dict()["fisher"],
+        "method": trainer.method.state_dict(),
         "counts": counts.to_json(),
     }
 

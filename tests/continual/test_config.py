@@ -22,6 +22,7 @@ from slimkern.continual.config import ConfigError, TrainConfig
         ("model", "vit", "model='vit' is unknown; allowed: resnet18"),
         ("method", "si", "method='si' is unknown; allowed: ft, lwf, ewc, mas, icarl, bic, lucir, joint, freezing"),
         ("protocol", "facil", "protocol='facil' is unknown; allowed: paper, released"),
+        ("precision", "fp8", "precision='fp8' is unknown; allowed: fp32, tf32, bf16, fp16"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_allowed_ones(field: str, value: str, message: str) -> None:
@@ -51,6 +52,20 @@ def test_a_number_outside_its_range_is_refused(field: str, low: Any, high: Any, 
     for refused in (below, above, float("nan")):
         with pytest.raises(ConfigError, match=re.escape(f"{field}={refused} must lie in {low} to {high}")):
             replace(TrainConfig(), **{field: refused})
+
+
+@pytest.mark.parametrize(
+    ("widths", "per_step", "message"),
+    [
+        ((8.0,), 1, "widths_per_step=1 must lie in 2 to 8, the number of widths"),
+        ((0.25, 0.5, 1.0), 4, "widths_per_step=4 must lie in 2 to 3, the number of widths"),
+        ((1.0,), 1, "widths_per_step=1 must be left out for a single width"),
+    ],
+    ids=["too few", "too many", "plain"],
+)
+def test_widths_a_step_that_cannot_be_are_refused(widths: tuple[float, ...], per_step: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(widths=widths, widths_per_step=per_step)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 80.0, float("nan")])

@@ -38,7 +38,7 @@ def test_two_processes_train_as_one_does(shared: dict[str, Any]) -> None:
     assert shared["count"] == 2
     torch.testing.assert_close(shared["trained"]["losses"], alone["losses"], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(dict(shared["trained"]["net"]), dict(alone["net"]), rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(shared["trained"]["fisher"], alone["fisher"], rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(shared["trained"]["method"], alone["method"], rtol=1e-7, atol=1e-12)
     assert shared["trained"]["counts"] == alone["counts"]
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from typing import cast
 
 import pytest
 from rich.console import Console
@@ -86,3 +88,13 @@ def test_a_terminal_gets_a_live_line_and_its_cursor_back() -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_steps_that_are_no_graphs_are_told_once() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    recorder = ProgressRecorder(console)
+    recorder.started(PLAN, 0, 0)
+    for epoch in range(2):
+        recorder.epoch_finished(replace(summary(0, epoch), eager_because="its loss is read back"))
+    said = cast(io.StringIO, console.file).getvalue()
+    assert said.count("steps run eagerly, not as CUDA graphs: its loss is read back\n") == 1

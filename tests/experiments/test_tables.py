@@ -90,3 +90,24 @@ def test_rich_table_shows_every_cell_as_it_is() -> None:
     console = pytest.importorskip("rich.console").Console(file=io.StringIO(), width=80)
     console.print(Table("Title", ("run",), (("[red]a",),)).rich())
     assert "[red]a" in console.file.getvalue()
+
+
+def test_latex_escapes_what_it_would_take_for_commands() -> None:
+    table = Table("50 % of {a}", ("run_1", "n"), (("A & B · 2†", 3), (r"\x", 4)))
+    assert table.latex().splitlines() == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{50 \% of \{a\}}",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"run\_1 & n \\",
+        r"\midrule",
+        r"A \& B $\cdot$ 2$^\dagger$ & 3 \\",
+        r"\textbackslash{}x & 4 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    assert (
+        str(Spread(1.0, 2.0)) == "1.00 ± 2.00" and r"1.00 $\pm$ 2.00" in Table("", ("a",), ((Spread(1, 2),),)).latex()
+    )

@@ -176,6 +176,17 @@ def test_outliers_don_t_spoil_the_variance() -> None:
     assert_near("variance", variance, x.double().var([0, 2, 3], correction=0), 1e-5)
 
 
+@pytest.mark.parametrize("channels", [3, 16, 512])
+@pytest.mark.parametrize("pixels", [16, 300, 3000])
+def test_a_level_that_jumps_doesn_t_spoil_the_variance(channels: int, pixels: int) -> None:
+    """The statistics are summed up around what the first pixels and all earlier blocks suggest, however wrong."""
+    x = torch.randn(1, channels, 4096, 1).contiguous(memory_format=torch.channels_last)
+    x[:, :, pixels:] += 1000
+    _, mean, variance = switchable_batch_norm([x], None, None, [0])
+    assert_near("mean", mean, x.double().mean([0, 2, 3]), 1e-5)
+    assert_near("variance", variance, x.double().var([0, 2, 3], correction=0), 1e-5)
+
+
 def test_equals_itself_with_any_number_of_threads() -> None:
     case = Case(channels=(17, 64), batch=40, image=(32, 16), residual=True)
     threads = torch.get_num_threads()

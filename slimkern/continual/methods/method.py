@@ -43,13 +43,13 @@ class Step:
 
     @cached_property
     def features(self) -> Tensor:
-        """Those of width 1.0, [N, C], by position."""
-        return self.net.backbone.pooled(self.maps)
+        """Those of width 1.0, float32 [N, C], by position."""
+        return self.net.backbone.pooled(self.maps).float()
 
     @cached_property
     def logits(self) -> Tensor:
-        """Those of width 1.0, [N, classes seen]."""
-        return cast(Tensor, self.net.classify(self.features))
+        """Those of width 1.0, float32 [N, classes seen]."""
+        return cast(Tensor, self.net.classify(self.features)).float()
 
 
 @dataclass
@@ -63,11 +63,14 @@ class Method:
         needs_exemplars: the method can't run without exemplars.
         keeps_all_images: it learns each task together with all images of the earlier ones, and takes no exemplars.
         scrolls: tasks may have other rankings than the first one.
+        eager_because: why `losses` can't be part of a CUDA graph, for a method that reads something back to the host
+            or does something else in each step; None for all others.
     """
 
     needs_exemplars: ClassVar[bool] = False
     keeps_all_images: ClassVar[bool] = False
     scrolls: ClassVar[bool] = True
+    eager_because: ClassVar[str | None] = None
 
     @classmethod
     def options(cls) -> dict[str, float]:

@@ -64,8 +64,11 @@ def cells(
             for seed in selection.seeds
         )
         variant = VARIANTS[width]
-        found = {s: find(SYSTEM, target.dataset, method, variant, s, tasks, exemplars) for s in target.settings}
-        known = {setting: row for setting, row in found.items() if row is not None}
+        known: dict[Setting, Published] = {}
+        for setting in target.settings:
+            row = find(SYSTEM, target.dataset, method, variant, setting, tasks, exemplars)
+            if row is not None:
+                known[setting] = row
         return Cell(METHOD_NAMES.get(method, method), variant, tasks, jobs, known)
 
     return [

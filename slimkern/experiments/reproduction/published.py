@@ -50,7 +50,7 @@ class Published:
 @cache
 def published(system: str) -> tuple[Published, ...]:
     """All figures of a system, in the order of the file."""
-    text = files(__package__).joinpath("published.csv").read_text(encoding="utf-8")
+    text = files("slimkern.experiments.reproduction").joinpath("published.csv").read_text(encoding="utf-8")
     return tuple(_parsed(row) for row in csv.DictReader(text.splitlines()) if row["system"] == system)
 
 

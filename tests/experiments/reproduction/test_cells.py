@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slimkern.continual.config import ConfigError
+from slimkern.continual.tasks import TaskError
+from slimkern.experiments.reproduction.cells import cells
+from slimkern.experiments.reproduction.selection import TARGETS, Selection
+
+TABLE1 = TARGETS["table1"]
+
+
+def test_every_cell_of_table_1_has_its_published_figures(tmp_path: Path) -> None:
+    table = cells(TABLE1, Selection(), tmp_path, None, "cpu")
+    assert len(table) == 3 * 7 * 3 and {len(cell.jobs) for cell in table} == {3}
+    assert all(set(cell.published) == {"agnostic", "aware"} for cell in table)
+    first = table[0]
+    assert (first.method, first.variant, first.tasks) == ("FT", "baseline", 5)
+    assert (first.published["agnostic"].mean, first.published["aware"].mean) == (25.47, 54.23)
+
+
+def test_jobs_train_as_the_paper_does(tmp_path: Path) -> None:
+    selection = Selection(methods=("icarl",), splits=(10,), widths=(4,), seeds=(7,))
+    ((job,),) = [cell.jobs for cell in cells(TABLE1, selection, tmp_path, tmp_path / "data", "cuda")]
+    config = job.config
+    assert (config.data, config.tasks, config.method, config.seed) == ("cifar100", 10, "icarl", 7)
+    assert (config.epochs, config.channels, config.classes, config.exemplars) == (200, 64, None, 2000)
+    assert config.all_widths().fractions == (0.25, 0.5, 0.75, 1.0)
+    assert (job.folder, job.root, job.device) == (
+        tmp_path / "cifar100-10-icarl-widths-4-seed-7",
+        tmp_path / "data",
+        "cuda",
+    )
+
+
+def test_methods_without_exemplars_get_none(tmp_path: Path) -> None:
+    for cell in cells(TABLE1, Selection(methods=("ft", "mas")), tmp_path, None, "cpu"):
+        assert {job.config.exemplars for job in cell.jobs} == {0}
+
+
+def test_shortened_runs_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+    selection = Selection(methods=("ft",), widths=(1,), seeds=(0,), tasks=2, epochs=2, classes=20, channels=8)
+    ((job,),) = [cell.jobs for cell in cells(TABLE1, selection, tmp_path, None, "cpu")]
+    assert job.name == "cifar100-2-ft-widths-1-seed-0-epochs-2-classes-20-channels-8"
+    assert (job.config.tasks, job.config.epochs, job.config.classes, job.config.channels) == (2, 2, 20, 8)
+
+
+def test_figures_share_the_runs_of_their_table(tmp_path: Path) -> None:
+    names = [
+        {job.folder for cell in cells(TARGETS[name], Selection(), tmp_path, None, "cpu") for job in cell.jobs}
+        for name in ("table1", "figure4", "figure5")
+    ]
+    assert names[0] == names[1] == names[2] and len(names[0]) == 189
+
+
+def test_a_seed_that_can_not_be_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed=-1 must lie in 0 to"):
+        cells(TABLE1, Selection(seeds=(-1,)), tmp_path, None, "cpu")
+
+
+@pytest.mark.parametrize(("classes", "tasks"), [(20, 3), (None, 3), (4, 5)])
+def test_a_split_that_can_not_be_is_refused_at_once(tmp_path: Path, classes: int | None, tasks: int) -> None:
+    with pytest.raises(TaskError, match=f"{classes or 100} classes"):
+        cells(TABLE1, Selection(classes=classes, tasks=tasks), tmp_path, None, "cpu")

@@ -1,0 +1,174 @@
+"""The operators of `slimkern.ops` with the backend triton, as users reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from slimkern.kernels.tuning import Tuner
+from slimkern.ops import backends, scroll_conv2d, scroll_linear
+from tests.ops.registration import check_registration
+from tests.ops.truth import assert_near, doubles
+
+Operator = Callable[[Sequence[Tensor], Tensor, Tensor | None], list[Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def triton_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMKERN_BACKEND", "triton,torch")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of `scroll_conv2d`, or of `scroll_linear` where there is no kernel."""
+
+    inputs: tuple[int, ...] = (8, 16)
+    outputs: tuple[int, ...] = (16, 32)
+    channels: tuple[int, int] = (32, 16)
+    offsets: tuple[int, int] = (16, 8)
+    kernel: int | None = 3
+    stride: int = 1
+    bias: bool = True
+    images_need_gradients: bool = True
+    transposed: bool = False
+    image: tuple[int, ...] = (4, 5)
+
+    def leaves(self) -> list[Tensor]:
+        torch.manual_seed(0)
+        slabs = [self._slab(count).requires_grad_(self.images_need_gradients) for count in self.inputs]
+        taps = () if self.kernel is None else (self.kernel, self.kernel)
+        weight = torch.randn(*self.channels, *taps)
+        if self.transposed:
+            weight = torch.randn(*self.channels[::-1], *taps).transpose(0, 1)
+        biases = [torch.randn(self.channels[0]).requires_grad_()] if self.bias else []
+        return [*slabs, weight.requires_grad_(), *biases]
+
+    def _slab(self, channels: int) -> Tensor:
+        if self.kernel is None:
+            return torch.randn(2, *self.image, channels)
+        return torch.randn(2, channels, *self.image).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        slabs, (weight, *biases) = leaves[: len(self.inputs)], leaves[len(self.inputs) :]
+        bias = biases[0] if biases else None
+        if self.kernel is None:
+            return scroll_linear(slabs, weight, bias, self.outputs, *self.offsets)
+        steps, pads = (self.stride, self.stride), (self.kernel // 2, self.kernel // 2)
+        return scroll_conv2d(slabs, weight, bias, self.outputs, *self.offsets, steps, pads)
+
+    def backward(self) -> None:
+        sum((result.square().sum() for result in self(self.leaves())), torch.zeros(())).backward()
+
+
+CASES = {
+    "all_widths": Case(),
+    "stride_2": Case(stride=2, bias=False),
+    "contiguous_weight_of_one_tap": Case(kernel=1),
+    "weight_with_its_axes_transposed": Case(transposed=True),
+    "three_image_channels": Case((3,), channels=(32, 3), offsets=(16, 0), images_need_gradients=False),
+    "gradient_of_three_image_channels": Case((3,), channels=(32, 3), offsets=(16, 0)),
+    "wide_shared_input": Case((16,), offsets=(16, 0)),
+    "linear": Case(kernel=None),
+    "linear_without_leading_axes": Case(kernel=None, image=(), bias=False),
+    "linear_of_a_shared_input": Case((16,), offsets=(16, 0), kernel=None),
+    "linear_transposed": Case(kernel=None, transposed=True),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def check(case: Case) -> None:
+    leaves = case.leaves()
+    exact = doubles(leaves)
+    results = case(leaves)
+    with pytest.warns(UserWarning, match="torch serves a call that Triton doesn't take: torch.float64"):
+        truths = case(exact)
+    grads = [torch.randn_like(result) for result in results]
+    torch.autograd.backward(results, grads)
+    torch.autograd.backward(truths, [grad.double() for grad in grads])
+    for result, true in zip(results, truths, strict=True):
+        assert_near("result", result, true, 1e-5)
+    for leaf, true in zip(leaves, exact, strict=True):
+        if leaf.requires_grad:
+            assert_near(f"gradient of {tuple(leaf.shape)}", leaf.grad, true.grad, 1e-5)
+
+
+@every_case
+def test_equals_the_reference(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("way", ["packed", "torch"])
+@pytest.mark.parametrize("name", ["all_widths", "gradient_of_three_image_channels", "linear"])
+def test_the_way_that_was_measured_to_be_fastest_serves(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fastest(tuner: Tuner, problem: object) -> str:
+        asked.append(way)
+        return way
+
+    monkeypatch.setattr(Tuner, "fastest", fastest)
+    check(CASES[name])
+    assert len(asked) >= 2
+
+
+@pytest.mark.filterwarnings("ignore:torch serves")
+@pytest.mark.parametrize("name", ["all_widths", "three_image_channels", "linear", "linear_transposed"])
+def test_registration(name: str) -> None:
+    check_registration(CASES[name].backward)
+
+
+@pytest.mark.parametrize("name", ["all_widths", "linear"])
+def test_compiles_into_one_graph(name: str) -> None:
+    case = CASES[name]
+    leaves, same = case.leaves(), case.leaves()
+    compiled = torch.compile(case, fullgraph=True, backend="aot_eager")
+    results, others = case(leaves), compiled(same)
+    for result, other in zip(results, others, strict=True):
+        assert torch.equal(result, other) and result.stride() == other.stride()
+    for found in (results, others):
+        torch.autograd.backward(found, [torch.ones_like(result) for result in found])
+    for leaf, other in zip(leaves, same, strict=True):
+        assert leaf.grad is not None and other.grad is not None
+        assert torch.equal(leaf.grad, other.grad)
+
+
+@pytest.mark.parametrize("kernel", [3, None], ids=["conv2d", "linear"])
+def test_a_bias_alone_is_trained(kernel: int | None) -> None:
+    case = Case(kernel=kernel, images_need_gradients=False)
+    *_, weight, bias = leaves = case.leaves()
+    weight.requires_grad_(False)
+    results = case(leaves)
+    torch.autograd.backward(results, [torch.ones_like(result) for result in results])
+    assert weight.grad is None and bias.grad is not None
+    pixels = results[0].numel() // 16
+    expected = torch.full((32,), float(pixels))
+    expected[16:] = 2 * pixels  # positions of both sub-networks
+    assert torch.equal(bias.grad, expected)
+
+
+@pytest.mark.parametrize(
+    ("case", "groups", "reason"),
+    [
+        pytest.param(Case((4, 16)), 1, "multiples of 8, 4 isn't", id="inputs"),
+        pytest.param(Case(outputs=(12, 32)), 1, "multiples of 8, 12 isn't", id="outputs"),
+        pytest.param(Case(offsets=(16, 4)), 1, "multiples of 8, 4 isn't", id="offset"),
+        pytest.param(Case((8, 16), (8, 16), (16, 8), (8, 8)), 2, "groups=2", id="groups"),
+    ],
+)
+def test_torch_serves_what_is_refused_and_says_why(case: Case, groups: int, reason: str) -> None:
+    *slabs, weight, bias = case.leaves()
+    with pytest.warns(UserWarning, match=f"scroll_conv2d: torch serves a call that Triton doesn't take: .*{reason}"):
+        scroll_conv2d(slabs, weight, bias, case.outputs, *case.offsets, (1, 1), (1, 1), (1, 1), groups)
+
+
+def test_triton_serves_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLIMKERN_BACKEND")
+    for device in ("cpu", "cuda"):
+        assert backends.choose("scroll_conv2d", device) == "torch"
+        assert backends.why_not("scroll_conv2d", "triton", device) == (
+            "not yet proven on such hardware; SLIMKERN_BACKEND=triton asks for it"
+        )

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from slimkern.kernels import tuning
+from slimkern.kernels.configurations import FAMILIES
+from slimkern.kernels.geometry import Geometry
+from slimkern.kernels.problem import AnyConfiguration, Problem
+from slimkern.kernels.tuning import Tuner, read_table, write_table
+
+CPU = torch.device("cpu")
+QUARTERS = (128, 256, 384, 512)
+LAYER = Problem("forward", "bfloat16", 64, (4, 4), QUARTERS, QUARTERS, Geometry((3, 3), padding=(1, 1)))
+CANDIDATES = LAYER.candidates(boxes=True, shared=1 << 30)
+
+
+class Passes:
+    """A pass that notes what it was launched with, and a clock that finds one configuration the fastest."""
+
+    def __init__(self, fastest: AnyConfiguration | None = None, unsuitable: tuple[AnyConfiguration, ...] = ()) -> None:
+        self.launched: list[AnyConfiguration] = []
+        self.measured = 0
+        self._fastest, self._unsuitable = fastest, unsuitable
+
+    def launch(self, configuration: AnyConfiguration) -> str:
+        if configuration in self._unsuitable:
+            raise ValueError("doesn't suit")
+        self.launched.append(configuration)
+        return configuration.name
+
+    def milliseconds(self, launch: Callable[[], object]) -> float:
+        launch()
+        self.measured += 1
+        return 1.0 if self.launched.pop() == self._fastest else 2.0
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "choices.json"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "may_measure", lambda device: True)
+
+
+def test_takes_the_best_guess_unless_asked_to_measure(own: Path) -> None:
+    passes = Passes(fastest=CANDIDATES[-1])
+    tuner = Tuner(CPU, own, measure=passes.milliseconds)
+    assert tuner.run(LAYER, "packed", passes.launch) == CANDIDATES[0].name
+    assert passes.measured == 0 and not own.exists()
+
+
+@pytest.mark.usefixtures("benchmark")
+def test_measures_once_and_remembers_in_the_cache(own: Path) -> None:
+    passes = Passes(fastest=CANDIDATES[-1], unsuitable=(CANDIDATES[0],))
+    tuner = Tuner(CPU, own, measure=passes.milliseconds)
+    assert [tuner.run(LAYER, "packed", passes.launch) for _ in range(2)] == [CANDIDATES[-1].name] * 2
+    assert passes.measured == len(CANDIDATES) - 1
+    again = Passes()
+    assert Tuner(CPU, own, measure=again.milliseconds).run(LAYER, "packed", again.launch) == CANDIDATES[-1].name
+    assert again.measured == 0
+    other = replace(LAYER, batch=128)
+    Tuner(CPU, own, measure=again.milliseconds).run(other, "packed", again.launch)
+    assert again.measured == len(CANDIDATES)
+    assert set(read_table(own)["cpu"]) == {LAYER.key, other.key}
+
+
+@pytest.mark.usefixtures("benchmark")
+def test_ways_are_tuned_apart_and_compared(own: Path) -> None:
+    passes = Passes()
+    tuner = Tuner(CPU, own, measure=passes.milliseconds)
+    for way in ("packed", "in place"):
+        tuner.run(LAYER, way, passes.launch)
+    tuner.record(LAYER, "torch", None, 1500.0)
+    assert Tuner(CPU, own).fastest(LAYER) == tuner.fastest(LAYER) == "torch"
+    tuner.record(LAYER, "in place", CANDIDATES[0].name, 800.0)
+    assert tuner.fastest(LAYER) == "in place"
+    assert tuner.fastest(replace(LAYER, batch=1)) is None
+
+
+def test_the_shipped_table_is_obeyed(own: Path, tmp_path: Path) -> None:
+    shipped = tmp_path / "shipped.json"
+    chosen = CANDIDATES[3]
+    write_table(shipped, {"cpu": {LAYER.key: {"packed": {"configuration": chosen.name, "microseconds": 1.0}}}})
+    passes = Passes()
+    assert Tuner(CPU, own, shipped).run(LAYER, "packed", passes.launch) == chosen.name
+
+
+def test_a_choice_that_is_no_longer_listed_is_passed_over(own: Path) -> None:
+    write_table(own, {"cpu": {LAYER.key: {"packed": {"configuration": "7x7x7", "microseconds": 1.0}}}})
+    assert Tuner(CPU, own).run(LAYER, "packed", Passes().launch) == CANDIDATES[0].name
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "capturing", "expected"),
+    [
+        ("cuda", True, False, True),
+        ("cuda", True, True, False),
+        ("cuda", False, False, False),
+        ("cpu", True, False, False),
+    ],
+    ids=["asked", "capturing", "not_asked", "in_the_interpreter"],
+)
+def test_measures_where_pytorch_is_asked_to_but_not_in_a_graph(
+    device: str, asked: bool, capturing: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", asked)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    assert tuning.may_measure(torch.device(device)) is expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", json.dumps({"version": tuning.VERSION + 1, "devices": {}}), json.dumps({"version": tuning.VERSION})],
+    ids=["cut_off", "a_list", "of_another_version", "without_devices"],
+)
+def test_files_that_are_no_tables_are_ignored_with_a_warning(own: Path, content: str) -> None:
+    own.parent.mkdir()
+    own.write_text(content, encoding="utf-8")
+    with pytest.warns(UserWarning, match="choices.json"):
+        tuner = Tuner(CPU, own)
+    assert tuner.run(LAYER, "packed", Passes().launch) == CANDIDATES[0].name
+    with pytest.warns(UserWarning, match="choices.json"):
+        tuner.record(LAYER, "torch", None, 2.0)
+    assert read_table(own)["cpu"][LAYER.key]["torch"]["microseconds"] == 2.0
+
+
+def test_a_cache_that_cannot_be_written_is_only_warned_about(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    tuner = Tuner(CPU, tmp_path / "choices.json")
+    tuner._own = file / "choices.json"
+    with pytest.warns(UserWarning, match="can't be (read|written)"):
+        tuner.record(LAYER, "torch", None, 2.0)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_nothing_suits(own: Path) -> None:
+    with pytest.raises(ValueError, match="doesn't suit"):
+        Tuner(CPU, own).run(LAYER, "packed", Passes(unsuitable=tuple(CANDIDATES)).launch)
+
+
+def test_the_shipped_table_names_configurations_that_exist() -> None:
+    names = {own.name for family in FAMILIES.values() for kind in family.values() for own in kind}
+    for problems in read_table(tuning.SHIPPED).values():
+        chosen = {way["configuration"] for ways in problems.values() for way in ways.values()}
+        assert chosen <= names | {None}
+
+
+def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert tuning.cache_file().parent == tmp_path / "slimkern"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert tuning.cache_file().is_relative_to(Path.home())
+
+
+def test_candidates_respect_what_a_device_has() -> None:
+    few = LAYER.candidates(boxes=False, shared=80 * 1024)
+    assert few and all(not own.boxes and own.shared <= 80 * 1024 for own in few)
+    assert {own.name for own in few} < {own.name for own in CANDIDATES}
+
+
+@pytest.mark.parametrize(
+    ("operation", "channels", "side", "expected"),
+    [
+        ("forward", (16, 32, 48, 64), 32, lambda own: own.channels <= 64),
+        ("forward", QUARTERS, 16, lambda own: own.pixels * own.channels >= 128 * 64),
+        ("weight gradient", (16, 32, 48, 64), 32, lambda own: own.inputs <= 64 and own.outputs <= 64),
+        ("weight gradient", QUARTERS, 4, lambda own: own.inputs == 128),
+    ],
+    ids=["narrow_forward", "wide_forward", "narrow_weight_gradient", "wide_weight_gradient"],
+)
+def test_the_first_guess_fits_the_channels(
+    operation: str, channels: tuple[int, ...], side: int, expected: Callable[[AnyConfiguration], bool]
+) -> None:
+    problem = replace(LAYER, operation=operation, inputs=channels, outputs=channels, image=(side, side))
+    assert expected(problem.candidates(boxes=True, shared=1 << 30)[0])
+
+
+def test_a_stem_sums_its_taps_together() -> None:
+    problem = replace(LAYER, operation="weight gradient", inputs=(3,), outputs=(64,), image=(32, 32))
+    assert problem.candidates(boxes=True, shared=1 << 30)[0].inputs == 4
