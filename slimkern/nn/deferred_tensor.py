@@ -49,11 +49,13 @@ class DeferredTensor(Tensor):
         in_place = name.endswith("_") or bool(kwargs.get("inplace"))
         if name in ("relu", "relu_"):
             (tensor,) = args or (kwargs["input"],)
-            return F.relu(tensor.batch, in_place).slabs[0]
+            rectified: Any = F.relu(tensor.batch, in_place)
+            return rectified.slabs[0]
         if name in ("add", "add_") and not kwargs and _alike(*args):
-            return _sum(*args, in_place)
-        args, kwargs = tree_map_only(DeferredTensor, lambda tensor: tensor.batch.slabs[0], (args, kwargs))
-        return func(*args, **kwargs)
+            left, right = args
+            return _sum(left, right, in_place)
+        computed: Any = tree_map_only(DeferredTensor, lambda tensor: tensor.batch.slabs[0], (args, kwargs))
+        return func(*computed[0], **computed[1])
 
     @classmethod
     def __torch_dispatch__(cls, func: Callable, *_: Any) -> Any:
@@ -70,7 +72,7 @@ def can_be_put_off(tensor: Tensor) -> bool:
         type(tensor) is Tensor
         and not torch.compiler.is_compiling()
         and not in_inference_mode()
-        and not torch.jit.is_tracing()
+        and not torch._C._get_tracing_state()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
     )

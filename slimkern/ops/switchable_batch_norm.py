@@ -118,14 +118,14 @@ def _gradients_with_a_graph(ctx: Any, grads: list[Tensor], *_: None) -> dict[str
     slabs, results = saved[: len(grads)], saved[len(grads) :]
     if results:
         grads = [grad * (result > 0) for grad, result in zip(grads, results, strict=True)]
-    statistics = [(None, None)] * len(slabs)
-    if not ctx.batch_statistics:
-        sizes = [slab.shape[1] for slab in slabs]
-        statistics = list(zip(mean.split(sizes), variance.split(sizes), strict=True))
+    sizes = [slab.shape[1] for slab in slabs]
+    nothing = [None] * len(slabs)
+    means, variances = (nothing, nothing) if ctx.batch_statistics else (mean.split(sizes), variance.split(sizes))
     normalised = []
-    for slab, offset, own in zip(slabs, ctx.offsets, statistics, strict=True):
-        parts = (None if vector is None else vector[offset : offset + slab.shape[1]] for vector in (weight, bias))
-        normalised.append(BatchNorm(*parts, *own, ctx.eps).apply(slab, 0, None, False)[0])
+    for slab, offset, own_mean, own_variance in zip(slabs, ctx.offsets, means, variances, strict=True):
+        scale, shift = (None if v is None else v[offset : offset + slab.shape[1]] for v in (weight, bias))
+        norm = BatchNorm(scale, shift, own_mean, own_variance, ctx.eps)
+        normalised.append(norm.apply(slab, 0, None, False)[0])
     inputs = [tensor for tensor in (*slabs, weight, bias) if tensor is not None and tensor.requires_grad]
     found = iter(torch.autograd.grad(normalised, inputs, grads, create_graph=True) if inputs else ())
     *of_slabs, of_weight, of_bias = [
