@@ -11,11 +11,13 @@ from slimkern.continual.precision import PrecisionName
 from slimkern.continual.selection import SelectionName
 from slimkern.widths import Widths
 
-MethodName = Literal["ft", "lwf", "ewc", "mas", "icarl", "bic", "lucir", "joint", "freezing"]
+MethodName = Literal["ft", "lwf", "ewc", "mas", "icarl", "bic", "lucir", "joint", "freezing", "autoactivator"]
 ModelName = Literal["resnet18"]
 ClassOrder = Literal["seed", "sorted", "icarl"]
 Protocol = Literal["paper", "released"]
 ScrollName = Literal["constant", "none", "random", "correlation"]
+NonlinearityName = Literal["sine", "relu", "sigmoid", "tanh"]
+Homogeneity = Literal["none", "task", "class"]
 
 
 class ConfigError(Exception):
@@ -98,6 +100,14 @@ class TrainConfig:
     """What a step computes in: fp32, tf32, or bf16 and fp16 by autocast; weights stay float32."""
     recompute: bool = False
     """Keep only what goes between the network's stages and compute the rest again for the gradient: less memory."""
+    nonlinearity: NonlinearityName = "sine"
+    """Of AutoActivator's nodes. With sine they are random Fourier features, which tell units apart best."""
+    features: str | None = None
+    """AutoActivator: file of a frozen network, saved by torch.export, whose outputs stand for the pixels."""
+    test_batch: int = 1
+    """AutoActivator: test images that one decision about the unit to wake is made for."""
+    homogeneous: Homogeneity = "none"
+    """AutoActivator: whether such images all come from one task, as in its paper, or from one class."""
     seed: int = 0
     """Seed of the class order, the network, the order of images and their augmentation."""
 
@@ -118,6 +128,7 @@ class TrainConfig:
         if self.widths_per_step is not None and not 2 <= self.widths_per_step <= count:
             allowed = f"lie in 2 to {count}, the number of widths" if count > 1 else "be left out for a single width"
             raise ConfigError(f"widths_per_step={self.widths_per_step} must {allowed}")
+        self._check_units()
 
     def all_widths(self) -> Widths:
         """The widths: one number above 1 counts even ones, anything else are the fractions themselves.
@@ -130,6 +141,19 @@ class TrainConfig:
             return Widths.of(int(count) if count > 1 and float(count).is_integer() else list(self.widths))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"widths: {error}") from error
+
+    def _check_units(self) -> None:
+        """What only AutoActivator takes, and what it doesn't."""
+        if self.method == "autoactivator":
+            if self.widths not in ((1,), (1.0,)) or self.search:
+                given = f"widths={self.widths}" if not self.search else "search=True"
+                raise ConfigError(
+                    f"{given}: autoactivator has neither widths nor rates; give --widths 1 and no --search"
+                )
+            return
+        for name in ("nonlinearity", "features", "test_batch", "homogeneous"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise ConfigError(f"{name}={getattr(self, name)!r} is for method autoactivator, not {self.method}")
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch of any task, counted from 0."""
@@ -151,6 +175,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "protocol": get_args(Protocol),
     "scroll": get_args(ScrollName),
     "precision": get_args(PrecisionName),
+    "nonlinearity": get_args(NonlinearityName),
+    "homogeneous": get_args(Homogeneity),
 }
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
@@ -161,6 +187,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "scroll_step": (0, _MANY),
     "epochs": (1, _MANY),
     "batch_size": (2, _MANY),
+    "test_batch": (1, _MANY),
     "learning_rate": (0, _MANY),
     "momentum": (0, 1),
     "weight_decay": (0, _MANY),

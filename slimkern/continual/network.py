@@ -70,7 +70,7 @@ class ContinualNet(nn.Module):
             return cross_entropies(maps, cast(Sequence[ScrollLinear], self.heads), labels, classes)
         answers = self.classify(self.backbone.pooled(maps))
         return torch.stack(
-            [F.cross_entropy(logits[:, classes.start : classes.stop], labels - classes.start) for _, logits in answers]
+            [F.cross_entropy(logits.float()[:, classes.start : classes.stop], labels - classes.start) for _, logits in answers]
         )
 
     def by_channel(self, features: Tensor) -> Tensor:

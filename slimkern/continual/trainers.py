@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+import torch
 
-from slimkern.continual.config import TrainConfig
+from slimkern.continual.config import ConfigError, TrainConfig
 from slimkern.continual.data import Dataset
+from slimkern.continual.processes import ALONE, Processes
 from slimkern.continual.search import SearchingTrainer
 from slimkern.continual.training import Trainer
+from slimkern.continual.units.training import Features, UnitTrainer
 
 
-def make_trainer(config: TrainConfig, dataset: Dataset, *placement: Any) -> Trainer:
-    """The trainer of a run, at its start; arguments and errors as those of `Trainer`."""
-    kind = SearchingTrainer if config.search else Trainer
-    return kind(config, dataset, *placement)
+def make_trainer(
+    config: TrainConfig,
+    dataset: Dataset,
+    device: torch.device,
+    processes: Processes = ALONE,
+    eager: bool = False,
+    features: Features | None = None,
+    eager: bool = False,
+) -> Trainer | UnitTrainer:
+    """The trainer of a run, at its start.
+
+    Args:
+        config: the run.
+        dataset: its images.
+        device: where to train.
+        processes: those that train the run together.
+        eager: launch operators one by one on a GPU too.
+        features: for AutoActivator, a frozen network in place of the one in the file that the configuration names.
+        eager: see `slimkern.continual.training.train`.
+
+    Raises:
+        ConfigError, TaskError: the configuration can't be run.
+    """
+    if config.method == "autoactivator":
+        if processes.count > 1:
+            raise ConfigError(f"{processes.count} processes: autoactivator recruits its units in one")
+        if features is None and config.features is not None:
+            features = _exported(config.features, device)
+        return UnitTrainer(config, dataset, device, features)
+    return (SearchingTrainer if config.search else Trainer)(config, dataset, device, processes, eager)
+
+
+def _exported(file: str, device: torch.device) -> Features:
+    """A network saved by `torch.export.save`, for batches of any size."""
+    try:
+        # What it gives refuses to be put into evaluation mode, which it is in: so only its forward pass is handed on.
+        return torch.export.load(file).module(check_guards=False).to(device).forward
+    except Exception as cause:
+        reason = str(cause).partition("\n")[0] or type(cause).__name__
+        raise ConfigError(f"features={file}: {reason}; it must be a network saved by torch.export.save") from cause

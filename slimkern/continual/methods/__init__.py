@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from slimkern.continual.config import ConfigError, MethodName, TrainConfig
+from slimkern.continual.methods.autoactivator import AutoActivator
 from slimkern.continual.methods.bic import BiC
 from slimkern.continual.methods.ewc import EWC
 from slimkern.continual.methods.finetuning import FineTuning
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "lucir": LUCIR,
     "joint": Joint,
     "freezing": Freezing,
+    "autoactivator": AutoActivator,
 }
 assert set(METHODS) == set(get_args(MethodName))
 

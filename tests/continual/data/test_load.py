@@ -10,18 +10,21 @@ from slimkern.continual.data import MissingDataError, MissingExtraError, Unknown
 
 
 def test_an_unknown_name_lists_the_allowed() -> None:
-    with pytest.raises(UnknownDatasetError, match="'mnist'; allowed: digits, cifar10, cifar100, tiny-imagenet"):
-        load("mnist")
+    with pytest.raises(
+        UnknownDatasetError, match="'imagenet'; allowed: digits, mnist, fashion-mnist, cifar10, cifar100, tiny"
+    ):
+        load("imagenet")
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny-imagenet"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet"])
 def test_no_root_says_what_is_needed(name: str) -> None:
     with pytest.raises(MissingDataError, match=f"{name} needs a data folder"):
         load(name)
 
 
 @pytest.mark.parametrize(
-    ("name", "package"), [("digits", "sklearn"), ("cifar10", "torchvision"), ("tiny-imagenet", "PIL")]
+    ("name", "package"),
+    [("digits", "sklearn"), ("cifar10", "torchvision"), ("mnist", "torchvision"), ("tiny-imagenet", "PIL")],
 )
 def test_a_missing_package_names_the_extra(
     name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

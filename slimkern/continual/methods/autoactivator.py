@@ -1,0 +1,49 @@
+"""AutoActivator: units of random nodes, recruited one task after the other (ICML 2024, arXiv 2406.02428)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from slimkern.continual.config import ConfigError
+from slimkern.continual.methods.method import Method
+
+
+@dataclass
+class AutoActivator(Method):
+    """Learn each task by a unit of its own, and wake one of the units at test time.
+
+    Nothing is learned by gradients: a unit recruits random nodes by the supervisory criterion and solves for its
+    read-out (see `slimkern.continual.units`), so epochs, rates and augmentation play no part, and neither do widths.
+
+    Args:
+        nodes: l, recruited at a time.
+        candidates: T_max, groups of nodes drawn for each recruitment.
+        limit: L_max, nodes of a unit.
+        target: R, the accuracy on its training samples at which a unit is done.
+        ratio: r, how slowly the residual may shrink: each class's squared residual has to fall by a share of
+            (1 - r) L / (L + 1). Where no candidate does it, r goes on to 0.99, 0.999 ..., as in stochastic
+            configuration networks (Wang & Li 2017).
+        scale: random weights are uniform up to scale / sqrt(M) to either side, for M standardised inputs.
+        phase: random biases are uniform up to this to either side; pi covers the circle of a sine.
+        patience: recruitments without a smaller residual on the held-out samples before a unit goes back to its best.
+    """
+
+    nodes: float = 10
+    candidates: float = 50
+    limit: float = 200
+    target: float = 0.99
+    ratio: float = 0.9
+    scale: float = 1.0
+    phase: float = math.pi
+    patience: float = 3
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "candidates", "limit", "patience"):
+            value = getattr(self, name)
+            if value < 1 or value != int(value):
+                raise ConfigError(f"option {name}={value:g} of AutoActivator must be a whole number above 0")
+        if self.nodes > self.limit:
+            raise ConfigError(f"option nodes={self.nodes:g} of AutoActivator must be at most its limit={self.limit:g}")
+        if not 0 < self.ratio < 1:
+            raise ConfigError(f"option ratio={self.ratio} of AutoActivator must lie between 0 and 1")
