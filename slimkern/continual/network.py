@@ -68,10 +68,9 @@ class ContinualNet(nn.Module):
         """
         if type(self.scale) is nn.Identity and all(type(head) is ScrollLinear for head in self.heads):
             return cross_entropies(maps, cast(Sequence[ScrollLinear], self.heads), labels, classes)
-        answers = self.classify(self.backbone.pooled(maps))
-        return torch.stack(
-            [F.cross_entropy(logits.float()[:, classes.start : classes.stop], labels - classes.start) for _, logits in answers]
-        )
+        answers = cast(WidthBatch, self.classify(self.backbone.pooled(maps)))
+        competing = (logits[:, classes.start : classes.stop].float() for _, logits in answers)
+        return torch.stack([F.cross_entropy(logits, labels - classes.start) for logits in competing])
 
     def by_channel(self, features: Tensor) -> Tensor:
         """Features of width 1.0 [N, C] in the order of the stored channels, which no scroll changes.
