@@ -19,7 +19,6 @@ def make_trainer(
     processes: Processes = ALONE,
     eager: bool = False,
     features: Features | None = None,
-    eager: bool = False,
 ) -> Trainer | UnitTrainer:
     """The trainer of a run, at its start.
 
@@ -30,7 +29,6 @@ def make_trainer(
         processes: those that train the run together.
         eager: launch operators one by one on a GPU too.
         features: for AutoActivator, a frozen network in place of the one in the file that the configuration names.
-        eager: see `slimkern.continual.training.train`.
 
     Raises:
         ConfigError, TaskError: the configuration can't be run.
