@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import rows
 import torch
 from convolutions import LAYERS, Layer, Work
+from floors import Machine
 from gpu_timing import Call, captured, in_sequence, on_streams, timed
 
 from slimkern.kernels import why_unavailable
@@ -32,22 +33,6 @@ BENCHMARK = "scroll_conv2d"
 PASSES = ("forward", "input gradient", "weight gradient")
 WAVES = (1, 2, 3, 4, 6, 8, 12)
 GRAPHS = "four streams, captured"
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    """FLOP a second of a matrix product and bytes a second of a copy, measured in this process."""
-
-    flops: float
-    bandwidth: float
-
-    @classmethod
-    def measured(cls, dtype: torch.dtype, device: str) -> Ceilings:
-        size = 8192 if device == "cuda" else 1024
-        one = torch.ones(size, size, dtype=dtype, device=device)
-        (seconds,) = timed({"product": lambda: one @ one}, 10, device).values()
-        megabytes = 1024 if device == "cuda" else 256
-        return cls(2 * size**3 / min(seconds), rows.copy_bandwidth(device, megabytes))
 
 
 def contenders(work: Work, operation: str, device: str, tuner: Any) -> dict[str, Call]:
@@ -76,7 +61,7 @@ def passes(layer: Layer) -> Sequence[str]:
 def layers(options: argparse.Namespace, tuner: Any) -> Iterator[rows.Row]:
     """All contenders on each layer (experiments E1 and E3), and what they take for all layers of the network."""
     dtype, device = getattr(torch, options.dtype), options.device
-    ceilings = Ceilings.measured(dtype, device)
+    machine = Machine.measured(dtype, device)
     for batch in options.batch:
         totals: dict[str, list[float]] = {}
         floors = 0.0
@@ -84,7 +69,7 @@ def layers(options: argparse.Namespace, tuner: Any) -> Iterator[rows.Row]:
             work = Work(layer, batch, dtype, device)
             for operation in passes(layer):
                 times = timed(contenders(work, operation, device, tuner), options.repetitions, device)
-                floor = work.floor(operation, ceilings.flops, ceilings.bandwidth)
+                floor = work.floor(operation, machine.flops, machine.bandwidth)
                 floors += layer.count * floor
                 case = {"layer": str(layer), "pass": operation, "batch": batch, "dtype": options.dtype}
                 for name, seconds in times.items():

@@ -18,6 +18,8 @@ from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_no
 from slimkern.ops.convolution import Convolution, check_convolution
 from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient
+from slimkern.ops.scroll_conv2d import scroll_conv2d
+from slimkern.ops.switchable_batch_norm import switchable_batch_norm
 
 OPERATOR = "scroll_conv2d_batch_norm"
 
@@ -34,8 +36,16 @@ def scroll_conv2d_batch_norm(
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """`scroll_conv2d`, then `switchable_batch_norm` of its results; see there for arguments, results and errors.
 
-    Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype.
+    Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype. Where Triton
+    convolves, it takes all slabs at once, and the batch norm follows.
     """
+    if choose("scroll_conv2d", slabs[0].device) == "triton":
+        own = convolution
+        convolved = scroll_conv2d(
+            slabs, own.weight, bias, out_channels, own.out_offset, own.in_offset, own.stride, own.padding, own.dilation,
+            own.groups,
+        )  # fmt: skip
+        return switchable_batch_norm(convolved, *norm[:2], offsets, *norm[2:], residuals, relu)
     check_convolution(OPERATOR, slabs, convolution, bias, out_channels)
     shapes = [convolution.output_shape(slab, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     check_batch_norm(OPERATOR, slabs[0], shapes, norm, offsets, residuals)
