@@ -53,7 +53,7 @@ def run(
     """
     with processes.first_alone():
         dataset = load(config.data, root, download)
-    trainer = make_trainer(config, dataset, torch.device(device), processes, eager)
+    trainer = make_trainer(config, dataset, torch.device(device), processes, eager=eager)
     if processes.rank > 0:
         return _follow(trainer, processes)
     with ExitStack() as stack:
