@@ -22,7 +22,7 @@ def make_trainer(
 ) -> Trainer | UnitTrainer:
     """The trainer of a run, at its start.
 
-        Args:
+    Args:
         config: the run.
         dataset: its images.
         device: where to train.
