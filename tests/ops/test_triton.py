@@ -31,6 +31,12 @@ def test_takes_any_few_channels_that_all_share() -> None:
     )
 
 
+def test_refuses_slabs_of_different_images() -> None:
+    slabs = [torch.empty(2, 8, side, side, device="meta") for side in (7, 8)]
+    convolution = Convolution(torch.empty(8, 8, 3, 3, device="meta"), 0, 0, (1, 1), (0, 0), (1, 1), 1)
+    assert triton.why_not(slabs, convolution, (8, 8)) == "slabs must agree in batch and image"
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -40,7 +46,7 @@ def test_takes_any_few_channels_that_all_share() -> None:
         pytest.param({"outputs": (10, 32)}, "10 isn't", id="odd_outputs"),
         pytest.param({"out_offset": 1}, "1 isn't", id="odd_offset"),
         pytest.param({"image": 2}, "the kernel is larger than the image", id="small_image"),
-        pytest.param({"batch": 2**20, "image": 16}, "a slab has more than 2147483647 elements", id="large_slab"),
+        pytest.param({"batch": 2**20, "image": 16}, "a tensor has more than 2147483647 elements", id="large_slab"),
     ],
 )
 def test_refusals_name_their_reason(changed: dict[str, object], said: str) -> None:
