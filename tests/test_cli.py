@@ -100,7 +100,8 @@ def test_help_names_every_choice(typed: Typed, capsys: pytest.CaptureFixture[str
         "--download",
         "--device",
         "--tensorboard",
-        "--method {ft,lwf,ewc,mas,icarl,bic,lucir,joint,freezing}",
+        "--method",
+        "{ft,lwf,ewc,mas,icarl,bic,lucir,joint,freezing,autoactivator}",
         "--widths",
     ):
         assert flag in printed

@@ -17,8 +17,8 @@ def make_trainer(
     dataset: Dataset,
     device: torch.device,
     processes: Processes = ALONE,
-    features: Features | None = None,
     eager: bool = False,
+    features: Features | None = None,
 ) -> Trainer | UnitTrainer:
     """The trainer of a run, at its start.
 
@@ -27,8 +27,12 @@ def make_trainer(
         dataset: its images.
         device: where to train.
         processes: those that train the run together.
+<<<<<<< HEAD
+        eager: launch every operator of a step by itself, on a GPU too.
+=======
+        eager: launch operators one by one on a GPU too.
+>>>>>>> main
         features: for AutoActivator, a frozen network in place of the one in the file that the configuration names.
-        eager: see `slimkern.continual.training.train`.
 
     Raises:
         ConfigError, TaskError: the configuration can't be run.

@@ -23,7 +23,12 @@ from slimkern.nn import ConversionError
 from slimkern.width_batch import WidthBatch, at_width
 from tests.continual.few_digits import TINY, Listener, differences, few_digits, restored
 
-PARTS = {"ft": {"cross-entropy"}, "lwf": {"cross-entropy", "distillation"}, "ewc": {"cross-entropy", "penalty"}}
+PARTS = {
+    "ft": {"cross-entropy"},
+    "lwf": {"cross-entropy", "distillation"},
+    "ewc": {"cross-entropy", "penalty"},
+    "mas": {"cross-entropy", "penalty"},
+}
 UNEVEN = (0.25, 0.5, 1.0)
 IMAGES_A_TASK = 45
 every_method = pytest.mark.parametrize("method", PARTS)
@@ -76,7 +81,7 @@ def test_every_width_learns_to_tell_two_digits_apart() -> None:
     assert (counts.aware == counts.agnostic).all()
 
 
-@pytest.mark.parametrize("method", ["lwf", "ewc"])
+@pytest.mark.parametrize("method", ["lwf", "ewc", "mas"])
 def test_a_method_changes_only_what_comes_after_the_first_task(method: MethodName) -> None:
     (first, plain), (later, plain_later) = (
         [restored(told.checkpoints[at])["net"] for told in (trained(method=method), trained(method="ft"))]

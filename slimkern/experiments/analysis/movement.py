@@ -75,9 +75,9 @@ def movement_table(moves: Sequence[Moves]) -> Table:
 def draw_movement(moves: Sequence[Moves], path: Path) -> None:
     """Blocks down, tasks across, one panel a group: relative movement, mean over layers and runs.
 
-    Colours tell which blocks a task moved more than others: the movement of a block over the mean of all blocks in that
-    task and run. The number in each cell is the relative movement itself, in percent. A frame marks the
-    block that was ranked first, where all runs of a group ranked alike.
+    Colours tell which blocks a task moved more than others: the movement of a block over the mean of all in that task
+    and run. The number in each cell is the relative movement itself, in percent. A frame marks the block that was
+    ranked first, where all runs of a group ranked alike.
 
     Raises:
         ImportError: if matplotlib isn't installed.
