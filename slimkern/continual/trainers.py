@@ -27,11 +27,7 @@ def make_trainer(
         dataset: its images.
         device: where to train.
         processes: those that train the run together.
-<<<<<<< HEAD
-        eager: launch every operator of a step by itself, on a GPU too.
-=======
         eager: launch operators one by one on a GPU too.
->>>>>>> main
         features: for AutoActivator, a frozen network in place of the one in the file that the configuration names.
 
     Raises:
