@@ -14,7 +14,7 @@ DEV_READY := $(VENV)/.dev-ready
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 NATIVE_SOURCES := $(wildcard building/*.py csrc/*.* csrc/*/*.*)
 
-.PHONY: help demo test native lint format types layers check bench clean
+.PHONY: help demo test native kernels lint format types layers check bench gpu clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -28,6 +28,10 @@ test: $(DEV_READY) ## run the whole test suite
 
 native: $(DEV_READY) ## compile what has changed of csrc/, and stop at the first error
 	SLIMKERN_BUILD=$${SLIMKERN_BUILD:-cpu} $(BIN)/python setup.py -q build_ext --inplace
+
+kernels: $(DEV_READY) ## compile the Triton kernels for three GPUs that needn't be here, by the oldest Triton as well
+	$(PIP_INSTALL) --upgrade --no-deps --target build/triton-oldest triton==3.6.0
+	SLIMKERN_TRITON=build/triton-oldest $(BIN)/pytest tests/kernels/test_compilation.py
 
 lint: $(DEV_READY) ## ruff: errors, style, docstrings
 	$(BIN)/ruff check
@@ -44,8 +48,11 @@ layers: $(DEV_READY) ## imports only point down
 
 check: lint types layers ## lint, types and layers
 
-bench: $(DEV_READY) ## run every benchmark
-	@set -e; for file in $(wildcard benchmarks/bench_*.py); do echo "$$file"; $(BIN)/python "$$file"; done
+bench: $(DEV_READY) ## run every benchmark; SAVE=--save stores the rows in benchmarks/results/
+	@set -e; for file in $(wildcard benchmarks/bench_*.py); do echo "$$file"; $(BIN)/python "$$file" $(SAVE); done
+
+gpu: $(DEV_READY) ## on a machine with a GPU: its tests, compute-sanitizer, and the benchmarks into benchmarks/results/
+	$(BIN)/python benchmarks/on_gpu.py
 
 clean: ## remove the environment and the caches; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

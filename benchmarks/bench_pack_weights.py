@@ -1,6 +1,6 @@
 """Packing the weights of ResNet-18 for all widths, and summing their gradients: each backend beside plain torch.
 
-    python benchmarks/bench_pack_weights.py [--dtype bfloat16] [--layout channels_last] [--repetitions 20] [--cuda]
+    python benchmarks/bench_pack_weights.py [--dtype bfloat16] [--layout channels_last] [--save]
 
 All backends take their turns in one process, so that a machine whose speed drifts slows all; the figures to read are
 the medians of the ratios, repetition by repetition.
@@ -8,14 +8,11 @@ the medians of the ratios, repetition by repetition.
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 
 import torch
+from rows import copy_bandwidth, finish, in_turns, operator_rows, parser
 from torch import Tensor
 
 from slimkern.memory import keep_freed_memory
@@ -42,24 +39,12 @@ def parts_of(weights: list[Tensor], scroll: int) -> list[Part]:
     return parts
 
 
-def seconds(call: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
-    parser.add_argument("--layout", choices=["contiguous", "channels_last"], default="channels_last")
-    parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("--cuda", action="store_true")
-    arguments = parser.parse_args()
-    device, dtype = ("cuda" if arguments.cuda else "cpu"), getattr(torch, arguments.dtype)
+    options = parser(__doc__, 20)
+    options.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="bfloat16")
+    options.add_argument("--layout", choices=["contiguous", "channels_last"], default="channels_last")
+    arguments = options.parse_args()
+    device, dtype = arguments.device, getattr(torch, arguments.dtype)
 
     keep_freed_memory()
     torch.manual_seed(0)
@@ -68,29 +53,29 @@ def main() -> None:
     weights = [weight for weight in net.parameters() if weight.dim() > 1]
     parts = parts_of(weights, scroll=3)
     backends = ["torch", *(["native"] if native.why_unavailable(device) is None else [])]
-    times: dict[tuple[str, str], list[float]] = {}
-    for repetition in range(3 + arguments.repetitions):
-        for backend in backends:
-            os.environ["SLIMKERN_BACKEND"] = backend
-            packed: list[Tensor] = []
-            forward = seconds(lambda packed=packed: packed.extend(pack_weights(weights, parts, dtype)))
-            grads = [torch.ones_like(part) for part in packed]
-            backward = seconds(lambda packed=packed, grads=grads: torch.autograd.grad(packed, weights, grads))
-            if repetition >= 3:
-                times.setdefault(("forward", backend), []).append(forward)
-                times.setdefault(("backward", backend), []).append(backward)
+    packed = pack_weights(weights, parts, dtype)
+    grads = [torch.ones_like(part) for part in packed]
 
-    print(
-        f"ResNet-18, {len(weights)} {arguments.layout} weights, {len(parts)} parts, float32 to {arguments.dtype}, "
-        f"torch {torch.__version__}, {torch.cuda.get_device_name() if arguments.cuda else platform.machine()}, "
-        f"{torch.get_num_threads()} threads"
-    )
-    for (way, backend), measured in times.items():
-        ratios = [own / plain for own, plain in zip(measured, times[way, "torch"], strict=True)]
-        print(
-            f"{way:8} {backend:6} {statistics.median(measured) * 1e3:8.2f} ms   ratio to torch "
-            f"{statistics.median(ratios):.3f}"
-        )
+    def pack(backend: str) -> list[Tensor]:
+        os.environ["SLIMKERN_BACKEND"] = backend
+        return pack_weights(weights, parts, dtype)
+
+    def add_up(backend: str, packed: list[Tensor]) -> None:
+        os.environ["SLIMKERN_BACKEND"] = backend
+        torch.autograd.grad(packed, weights, grads, retain_graph=True)
+
+    moved = sum(weight.nbytes for weight in weights) + sum(part.nbytes for part in packed)
+    bandwidth, rows = copy_bandwidth(device), []
+    made = {backend: pack(backend) for backend in backends}
+    ways = {
+        "forward": {backend: partial(pack, backend) for backend in backends},
+        "backward": {backend: partial(add_up, backend, own) for backend, own in made.items()},
+    }
+    for way, calls in ways.items():
+        times = in_turns(calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device)
+        case = {"way": way, "dtype": arguments.dtype, "layout": arguments.layout, "widths": 4}
+        rows += operator_rows("pack_weights", case, times, ["torch"], moved, bandwidth, device)
+    finish(rows, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The heads of four widths of ResNet-18, forward and backward: each backend beside plain torch.
 
-    python benchmarks/bench_ragged_head.py [--batch 64] [--classes 100] [--dtype float32] [--repetitions 50] [--cuda]
+    python benchmarks/bench_ragged_head.py [--batch 64] [--classes 100] [--dtype float32] [--save]
 
 All backends take their turns in one process, so that a machine whose speed drifts slows all; the figures to read are
 the medians of the ratios, repetition by repetition.
@@ -8,40 +8,24 @@ the medians of the ratios, repetition by repetition.
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
-import statistics
-import time
+from functools import partial
 
 import torch
-from torch import Tensor
+from rows import copy_bandwidth, finish, in_turns, operator_rows, parser
 
 from slimkern.ops import native, ragged_head
 
 FEATURES, IMAGE = 512, (4, 4)
 
 
-def seconds(slabs: list[Tensor], weight: Tensor, bias: Tensor, labels: Tensor) -> float:
-    if slabs[0].is_cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    losses, _ = ragged_head(slabs, weight, bias, labels, in_offset=FEATURES // 4)
-    torch.autograd.grad(losses.sum(), [*slabs, weight, bias])
-    if slabs[0].is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--repetitions", type=int, default=50)
-    parser.add_argument("--cuda", action="store_true")
-    arguments = parser.parse_args()
-    device, dtype = ("cuda" if arguments.cuda else "cpu"), getattr(torch, arguments.dtype)
+    options = parser(__doc__, 50)
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--classes", type=int, default=100)
+    options.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    arguments = options.parse_args()
+    device, dtype = arguments.device, getattr(torch, arguments.dtype)
 
     torch.manual_seed(0)
     slabs = [
@@ -54,24 +38,18 @@ def main() -> None:
     bias = torch.zeros(arguments.classes, device=device, requires_grad=True)
     labels = torch.randint(0, arguments.classes, (arguments.batch,), device=device)
     backends = ["torch", *(["native"] if native.why_unavailable(device) is None else [])]
-    times: dict[str, list[float]] = {backend: [] for backend in backends}
-    for repetition in range(3 + arguments.repetitions):
-        for backend in backends:
-            os.environ["SLIMKERN_BACKEND"] = backend
-            measured = seconds(slabs, weight, bias, labels)
-            if repetition >= 3:
-                times[backend].append(measured)
 
-    print(
-        f"batch {arguments.batch}, {arguments.classes} classes, {arguments.dtype}, torch {torch.__version__}, "
-        f"{torch.cuda.get_device_name() if arguments.cuda else platform.machine()}, {torch.get_num_threads()} threads"
-    )
-    for backend, measured in times.items():
-        ratios = [own / plain for own, plain in zip(measured, times["torch"], strict=True)]
-        print(
-            f"{backend:6} {statistics.median(measured) * 1e3:8.3f} ms forward and backward   ratio to torch "
-            f"{statistics.median(ratios):.3f}"
-        )
+    def call(backend: str) -> None:
+        os.environ["SLIMKERN_BACKEND"] = backend
+        losses, _ = ragged_head(slabs, weight, bias, labels, in_offset=FEATURES // 4)
+        torch.autograd.grad(losses.sum(), [*slabs, weight, bias])
+
+    calls = {backend: partial(call, backend) for backend in backends}
+    times = in_turns(calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device)
+    case = {"batch": arguments.batch, "classes": arguments.classes, "dtype": arguments.dtype, "widths": 4}
+    # Features are read and their gradients written; so are the weights.
+    moved = 2 * (sum(slab.nbytes for slab in slabs) + weight.nbytes)
+    finish(operator_rows("ragged_head", case, times, ["torch"], moved, copy_bandwidth(device), device), arguments)
 
 
 if __name__ == "__main__":

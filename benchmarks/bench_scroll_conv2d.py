@@ -1,12 +1,13 @@
 """Every distinct layer of ResNet-18 on 32x32 images, forward and both gradients, all sub-networks: who is the fastest.
 
     python benchmarks/bench_scroll_conv2d.py [--batch 64] [--dtype bfloat16] [--device cuda] [--save]
-    python benchmarks/bench_scroll_conv2d.py --experiment variants   # every configuration of the Triton kernels
-    python benchmarks/bench_scroll_conv2d.py --experiment splits     # the weight gradient, cut into more or fewer items
-    python benchmarks/bench_scroll_conv2d.py --ship                  # also write slimkern/kernels/choices.json
+    python benchmarks/bench_scroll_conv2d.py --experiment layers    # the contenders on each layer
+    python benchmarks/bench_scroll_conv2d.py --experiment variants  # every configuration of the Triton kernels
+    python benchmarks/bench_scroll_conv2d.py --experiment splits    # weight gradients, cut into more or fewer items
+    python benchmarks/bench_scroll_conv2d.py --ship                 # also write slimkern/kernels/choices.json
 
 The contenders are plain PyTorch at full width; PyTorch slab by slab on packed slabs and weights, on one stream, on
-four, and on four in a CUDA graph; and one Triton launch that reads packed weights, or weights in place. PyTorch is
+four, and either in a CUDA graph; and one Triton launch that reads packed weights, or weights in place. PyTorch is
 flattered: neither packing weights nor adding up their gradients is counted. On a GPU, events are read and the cache is
 flushed before each call; whatever isn't said to be eager runs in a CUDA graph. `floor` is the time that the arithmetic
 takes at the speed of a matrix product, or reading and writing everything once takes at that of a copy, whichever is
@@ -17,37 +18,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import rows
 import torch
 from convolutions import LAYERS, Layer, Work
+from floors import Machine
 from gpu_timing import Call, captured, in_sequence, on_streams, timed
+from rows import Row, Times, finish, parser, percentiles, ratios, row
 
 from slimkern.kernels import why_unavailable
 
 BENCHMARK = "scroll_conv2d"
 PASSES = ("forward", "input gradient", "weight gradient")
 WAVES = (1, 2, 3, 4, 6, 8, 12)
-GRAPHS = "four streams, captured"
-
-
-@dataclass(frozen=True)
-class Ceilings:
-    """FLOP a second of a matrix product and bytes a second of a copy, measured in this process."""
-
-    flops: float
-    bandwidth: float
-
-    @classmethod
-    def measured(cls, dtype: torch.dtype, device: str) -> Ceilings:
-        size = 8192 if device == "cuda" else 1024
-        one = torch.ones(size, size, dtype=dtype, device=device)
-        (seconds,) = timed({"product": lambda: one @ one}, 10, device).values()
-        megabytes = 1024 if device == "cuda" else 256
-        return cls(2 * size**3 / min(seconds), rows.copy_bandwidth(device, megabytes))
+ONE_STREAM = "torch, one stream, captured"
+FOUR_STREAMS = "torch, four streams, captured"
 
 
 def contenders(work: Work, operation: str, device: str, tuner: Any) -> dict[str, Call]:
@@ -58,8 +45,9 @@ def contenders(work: Work, operation: str, device: str, tuner: Any) -> dict[str,
     calls = {
         "plain, full width": captured(work.plain(operation)),
         "torch, one stream, eager": in_sequence(slabs),
+        ONE_STREAM: captured(in_sequence(slabs)),
         "torch, four streams, eager": on_streams(slabs),
-        f"torch, {GRAPHS}": captured(on_streams(slabs)),
+        FOUR_STREAMS: captured(on_streams(slabs)),
     }
     for way in ("packed", "in place"):
         if tuner is not None and (own := work.by_triton(operation, way)):
@@ -73,10 +61,10 @@ def passes(layer: Layer) -> Sequence[str]:
     return [own for own in PASSES if layer.inputs > 3 or own != "input gradient"]
 
 
-def layers(options: argparse.Namespace, tuner: Any) -> Iterator[rows.Row]:
+def layers(options: argparse.Namespace, tuner: Any) -> Iterator[Row]:
     """All contenders on each layer (experiments E1 and E3), and what they take for all layers of the network."""
     dtype, device = getattr(torch, options.dtype), options.device
-    ceilings = Ceilings.measured(dtype, device)
+    machine = Machine.measured(dtype, device)
     for batch in options.batch:
         totals: dict[str, list[float]] = {}
         floors = 0.0
@@ -84,41 +72,42 @@ def layers(options: argparse.Namespace, tuner: Any) -> Iterator[rows.Row]:
             work = Work(layer, batch, dtype, device)
             for operation in passes(layer):
                 times = timed(contenders(work, operation, device, tuner), options.repetitions, device)
-                floor = work.floor(operation, ceilings.flops, ceilings.bandwidth)
+                floor = work.floor(operation, machine.flops, machine.bandwidth)
                 floors += layer.count * floor
                 case = {"layer": str(layer), "pass": operation, "batch": batch, "dtype": options.dtype}
                 for name, seconds in times.items():
-                    figures = {"floor ms": 1e3 * floor, "over floor": rows.percentiles(seconds)["p50"] / floor}
-                    yield rows.row(BENCHMARK, case, name, seconds, figures, device)
+                    figures = {"floor ms": 1e3 * floor, "over floor": percentiles(seconds)["p50"] / floor}
+                    yield row(BENCHMARK, case, name, seconds, figures, device)
                 if "triton, in place" in times:  # stems and weight gradients have no packed weights to read
                     times.setdefault("triton, packed", times["triton, in place"])
                 for name, seconds in times.items():
                     kept = totals.get(name, [0.0] * len(seconds))
                     totals[name] = [total + layer.count * own for total, own in zip(kept, seconds, strict=True)]
-                if tuner is not None and f"torch, {GRAPHS}" in times:
+                if tuner is not None and ONE_STREAM in times:
                     record(tuner, work, operation, times)
         case = {"layer": "all of ResNet-18", "pass": "all", "batch": batch, "dtype": options.dtype}
         for name, seconds in totals.items():
-            figures = {"floor ms": 1e3 * floors, "over floor": rows.percentiles(seconds)["p50"] / floors}
-            if f"torch, {GRAPHS}" in totals:
-                figures[f"to {GRAPHS}"] = rows.percentiles(rows.ratios(totals, name, f"torch, {GRAPHS}"))["p50"]
-            yield rows.row(BENCHMARK, case, name, seconds, figures, device)
+            figures = {"floor ms": 1e3 * floors, "over floor": percentiles(seconds)["p50"] / floors}
+            if FOUR_STREAMS in totals:
+                figures["to four streams"] = percentiles(ratios(totals, name, FOUR_STREAMS))["p50"]
+            yield row(BENCHMARK, case, name, seconds, figures, device)
 
 
-def record(tuner: Any, work: Work, operation: str, times: rows.Times) -> None:
-    """Keep what PyTorch took beside what the kernels took, so that the faster one is chosen."""
+def record(tuner: Any, work: Work, operation: str, times: Times) -> None:
+    """Keep what the torch backend takes in a graph beside what the kernels take, so that the faster one is chosen."""
     problem, _ = work.by_triton(operation, "in place")
-    tuner.record(problem, "torch", None, 1e6 * rows.percentiles(times[f"torch, {GRAPHS}"])["p50"])
+    tuner.record(problem, "torch", None, 1e6 * percentiles(times[ONE_STREAM])["p50"])
 
 
-def variants(options: argparse.Namespace, tuner: Any) -> Iterator[rows.Row]:
+def variants(options: argparse.Namespace, tuner: Any) -> Iterator[Row]:
     """Every configuration on each layer (experiment E2)."""
-    yield from sweep(options, PASSES, lambda problem, boxes, shared: problem.candidates(boxes, shared))
+    yield from sweep("variants", options, PASSES, lambda problem, boxes, shared: problem.candidates(boxes, shared))
 
 
-def splits(options: argparse.Namespace, tuner: Any) -> Iterator[rows.Row]:
+def splits(options: argparse.Namespace, tuner: Any) -> Iterator[Row]:
     """Weight gradients cut into more or fewer items (experiment E4)."""
     yield from sweep(
+        "splits",
         options,
         PASSES[2:],
         lambda problem, boxes, shared: [
@@ -128,50 +117,55 @@ def splits(options: argparse.Namespace, tuner: Any) -> Iterator[rows.Row]:
 
 
 def sweep(
-    options: argparse.Namespace, operations: Sequence[str], choose: Callable[..., list[Any]]
-) -> Iterator[rows.Row]:
+    experiment: str, options: argparse.Namespace, operations: Sequence[str], choose: Callable[..., list[Any]]
+) -> Iterator[Row]:
+    """Configurations on each layer, with the first of the batches."""
     from slimkern.kernels.tuning import UNSUITABLE
 
     dtype, device = getattr(torch, options.dtype), options.device
     properties = torch.cuda.get_device_properties(device)
-    for batch in options.batch:
-        for layer in LAYERS:
-            work = Work(layer, batch, dtype, device)
-            for operation in [own for own in passes(layer) if own in operations]:
-                problem, launch = work.by_triton(operation, "in place")
-                calls: dict[str, Call] = {}
-                for own in choose(problem, properties.major >= 9, properties.shared_memory_per_block_optin):
-                    try:
-                        calls[own.name] = captured(partial(launch, own))
-                    except UNSUITABLE:
-                        continue
-                case = {"layer": str(layer), "pass": operation, "batch": batch, "dtype": options.dtype}
-                for name, seconds in timed(calls, options.repetitions, device).items():
-                    yield rows.row(f"{BENCHMARK} {options.experiment}", case, name, seconds, device=device)
+    batch = options.batch[0]
+    for layer in LAYERS:
+        work = Work(layer, batch, dtype, device)
+        for operation in [own for own in passes(layer) if own in operations]:
+            problem, launch = work.by_triton(operation, "in place")
+            calls: dict[str, Call] = {}
+            for own in choose(problem, properties.major >= 9, properties.shared_memory_per_block_optin):
+                try:
+                    calls[own.name] = captured(partial(launch, own))
+                except UNSUITABLE:
+                    continue
+            case = {"layer": str(layer), "pass": operation, "batch": batch, "dtype": options.dtype}
+            for name, seconds in timed(calls, options.repetitions, device).items():
+                yield row(f"{BENCHMARK} {experiment}", case, name, seconds, device=device)
 
 
 EXPERIMENTS = {"layers": layers, "variants": variants, "splits": splits}
 
 
 def main() -> None:
-    parser = rows.parser(__doc__, repetitions=20)
-    parser.add_argument("--batch", type=int, nargs="+", help="images (default: 64 128 256 on a GPU, 8 on a CPU)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
-    parser.add_argument("--experiment", choices=EXPERIMENTS, default="layers")
-    parser.add_argument("--ship", action="store_true", help="keep measured choices in the package, not in your cache")
-    options = parser.parse_args()
+    arguments = parser(__doc__, repetitions=20)
+    arguments.add_argument("--batch", type=int, nargs="+", help="images (default: 64 128 256 on a GPU, 8 on a CPU)")
+    arguments.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
+    arguments.add_argument("--experiment", choices=EXPERIMENTS, nargs="+", help="default: all on a GPU, else layers")
+    arguments.add_argument(
+        "--ship", action="store_true", help="keep measured choices in the package, not in your cache"
+    )
+    options = arguments.parse_args()
     is_cuda = options.device == "cuda"
     options.batch = options.batch or ([64, 128, 256] if is_cuda else [8])
     options.dtype = options.dtype or ("bfloat16" if is_cuda else "float32")
-    if options.experiment != "layers" and not is_cuda:
-        raise SystemExit(f"--experiment {options.experiment} measures Triton kernels: it needs a CUDA GPU")
+    experiments = options.experiment or (list(EXPERIMENTS) if is_cuda else ["layers"])
+    if experiments != ["layers"] and not is_cuda:
+        raise SystemExit("these experiments measure Triton kernels, and need a CUDA GPU")
     tuner = None
     if is_cuda and why_unavailable() is None:
         from slimkern.kernels.tuning import SHIPPED, Tuner
 
         torch.backends.cudnn.benchmark = True
         tuner = Tuner(torch.device("cuda", torch.cuda.current_device()), SHIPPED if options.ship else None)
-    rows.finish(list(EXPERIMENTS[options.experiment](options, tuner)), options)
+    for experiment in experiments:
+        finish(list(EXPERIMENTS[experiment](options, tuner)), options)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def ready(make: Callable[[], Step], name: str) -> Step | None:
     """The step after a few trials, or None with the reason told."""
     try:
         step = make()
-        for _ in range(4):  # a captured step is recorded in the third
+        for _ in range(4 if torch.cuda.is_available() else 2):  # a captured step is recorded in the third
             step()
     except Exception as error:  # whatever a compiler or a driver may raise
         print(f"left out: {name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}", file=sys.stderr)
@@ -155,7 +155,7 @@ def measure(options: argparse.Namespace, batch: int, precision: str) -> list[Row
     wanted = ((name, make) for name, make in steps(options, batch, precision) if not name.endswith(options.skip))
     made = {name: ready(make, name) for name, make in wanted}
     running = {name: step for name, step in made.items() if step is not None}
-    times = in_turns(running, options.repetitions, device=options.device)
+    times = in_turns(running, options.repetitions, warmup=1, device=options.device)
     machine = Machine.measured(DTYPES[precision], options.device)
     floor = sum(
         step_floor(machine, batch, list(Widths.of(options.widths).fractions), DTYPES[precision].itemsize).values()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import rows
 import torch
+from rows import Times, in_turns
 
 FLUSHED = 256 * 2**20
 
@@ -50,10 +50,10 @@ def captured(call: Call) -> Call:
     return graph.replay
 
 
-def timed(calls: dict[str, Call], repetitions: int, device: str) -> rows.Times:
+def timed(calls: dict[str, Call], repetitions: int, device: str) -> Times:
     """Seconds of each call, in turns: by CUDA events with a cold cache, or by the clock."""
     if device != "cuda":
-        return rows.in_turns(calls, repetitions)
+        return in_turns(calls, repetitions)
     cache = torch.empty(FLUSHED // 4, dtype=torch.int32, device=device)
     events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in calls}
     for _ in range(3 + repetitions):

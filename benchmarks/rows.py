@@ -99,6 +99,40 @@ def row(
     }
 
 
+def operator_rows(
+    benchmark: str,
+    case: Mapping[str, Any],
+    times: Times,
+    to: Sequence[str],
+    moved: int,
+    bandwidth: float,
+    device: str = "cpu",
+) -> list[Row]:
+    """Rows of an operator's backends: how they compare with some of them, and how near to a copy they are.
+
+    Args:
+        benchmark: name of the operator.
+        case: what was computed.
+        times: of each backend.
+        to: the backends to compare with.
+        moved: bytes that the operator has to read and write at least.
+        bandwidth: bytes a second of a copy, measured in this process.
+        device: where it ran.
+    """
+    rows = []
+    for name, seconds in times.items():
+        share = moved / statistics.median(seconds) / bandwidth
+        compared = {
+            f"ratio to {other} {key}": value
+            for other in to
+            if other != name
+            for key, value in percentiles(ratios(times, name, other)).items()
+        }
+        figures = {**compared, "MB moved": moved / 1e6, "share of copy bandwidth": share}
+        rows.append(row(benchmark, case, name, seconds, figures, device))
+    return rows
+
+
 def save(rows: Iterable[Row], folder: Path = RESULTS) -> list[Path]:
     """Put rows into the files of their devices, in place of older ones of the same benchmark, case and name."""
     by_file: dict[Path, list[Row]] = {}
@@ -145,11 +179,11 @@ def finish(rows: Sequence[Row], options: argparse.Namespace) -> None:
 
 
 def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repetitions: int = 10) -> float:
-    """Bytes a second of copying between two tensors larger than any cache, reading and writing both counted."""
+    """Bytes a second of the fastest copy between two tensors larger than any cache, reading and writing counted."""
     source = torch.ones(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
     seconds = in_turns({"copy": lambda: target.copy_(source)}, repetitions, device=device)["copy"]
-    return 2 * source.nbytes / statistics.median(seconds)
+    return 2 * source.nbytes / min(seconds)
 
 
 def device_name(device: str = "cpu") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -14,6 +14,7 @@ from slimkern.continual.config import ConfigError, TrainConfig
 from slimkern.continual.methods import METHODS
 from slimkern.continual.processes import joined_processes
 from slimkern.experiments.analysis.analyse import analyse as make_analysis
+from slimkern.experiments.bench_report import bench_report
 from slimkern.experiments.demo import demo as run_demo
 from slimkern.experiments.errors import MENDABLE
 from slimkern.experiments.progress import ProgressRecorder
@@ -174,6 +175,25 @@ def methods() -> None:
         options = ", ".join(f"{option} {default:g}" for option, default in method.options().items())
         first_line = (method.__doc__ or "").partition("\n")[0]
         print(f"{name}: {first_line}\n    options: {options or 'none'}")
+
+
+@app.command
+def bench(
+    action: tyro.conf.Positional[Literal["report"]],
+    results: Path = Path("benchmarks/results"),
+    readme: Path = Path("README.md"),
+    pictures: Path = Path("docs"),
+) -> None:
+    """Write the README's figures of speed and their pictures, from the stored rows of benchmarks alone.
+
+    Args:
+        action: What to do with the rows.
+        results: Folder of rows, as benchmarks write them with --save.
+        readme: File with the marks that the figures go between.
+        pictures: Folder for training_step.png and step_breakdown.png.
+    """
+    files = bench_report(results, readme, pictures)
+    print("Written:", *files, sep="\n  ")
 
 
 @app.command

@@ -30,7 +30,7 @@ class WidthBatch:
     Attributes:
         widths: the widths that the slabs belong to, ascending; None for "every width of the network that reads it".
         shared: whether the sub-networks still see the same tensor.
-        source: the batch that put-off work reads.
+        sources: the batches that put-off work reads.
     """
 
     def __init__(self, slabs: Sequence[Tensor], widths: Sequence[float] | None, shared: bool = False) -> None:
@@ -42,18 +42,18 @@ class WidthBatch:
         self._finish: Finish | None = None
         self._residuals: tuple[Tensor, ...] = ()
         self._snapshot = Snapshot(())
-        self.source: WidthBatch | None = None
+        self.sources: tuple[WidthBatch, ...] = ()
         self._readers: list[weakref.ref[WidthBatch]] = []
 
     @classmethod
-    def deferred(cls, finish: Finish, widths: Sequence[float], source: WidthBatch | None = None) -> WidthBatch:
+    def deferred(cls, finish: Finish, widths: Sequence[float], *sources: WidthBatch) -> WidthBatch:
         """A batch whose slabs `finish` will compute, in the order of `widths`, when they are first asked for.
 
-        If it computes them from the slabs of `source`, that is at the latest when those are about to change in place.
+        If it computes them from the slabs of `sources`, that is at the latest when those are about to change in place.
         """
         batch = cls((), (), shared=False)
-        batch.widths, batch._finish, batch.source = tuple(widths), finish, source
-        if source is not None:
+        batch.widths, batch._finish, batch.sources = tuple(widths), finish, sources
+        for source in sources:
             source._readers.append(weakref.ref(batch))
         if in_inference_mode():
             batch._settle(relu=False)  # changes in place would go unnoticed
@@ -70,6 +70,11 @@ class WidthBatch:
         """The work that was put off, as long as nothing has joined it."""
         return None if self._residuals else self._finish
 
+    @property
+    def is_put_off(self) -> bool:
+        """Whether the slabs have yet to be computed."""
+        return self._finish is not None
+
     def _settle_readers(self) -> None:
         for reader in self._readers:
             batch = reader()
@@ -81,11 +86,11 @@ class WidthBatch:
         if self._finish is not None:
             self._snapshot.refuse_changes("a summand")
             self._slabs = tuple(self._finish(self._residuals, relu))
-            self._finish, self._residuals, self._snapshot, self.source = None, (), Snapshot(()), None
+            self._finish, self._residuals, self._snapshot, self.sources = None, (), Snapshot(()), ()
 
     def _copy(self) -> WidthBatch:
         assert self._finish is not None and self.widths is not None
-        copy = WidthBatch.deferred(self._finish, self.widths, self.source)
+        copy = WidthBatch.deferred(self._finish, self.widths, *self.sources)
         copy._residuals, copy._snapshot = self._residuals, self._snapshot
         return copy
 

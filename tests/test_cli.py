@@ -100,7 +100,8 @@ def test_help_names_every_choice(typed: Typed, capsys: pytest.CaptureFixture[str
         "--download",
         "--device",
         "--tensorboard",
-        "--method {ft,lwf,ewc,mas,icarl,bic,lucir,joint,freezing}",
+        "--method",
+        "{ft,lwf,ewc,mas,icarl,bic,lucir,joint,freezing,autoactivator}",
         "--widths",
     ):
         assert flag in printed
@@ -111,8 +112,8 @@ def test_help_names_every_choice(typed: Typed, capsys: pytest.CaptureFixture[str
     ("line", "allowed"),
     [
         ("train --method si", ["ft", "lwf", "ewc", "mas"]),
-        ("train --data mnist", ["digits", "cifar10", "cifar100", "tiny-imagenet"]),
-        ("learn", ["train", "demo", "report", "methods", "info"]),
+        ("train --data imagenet", ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "tiny-imagenet"]),
+        ("learn", ["train", "demo", "report", "analyse", "methods", "info"]),
     ],
 )
 def test_a_word_that_is_none_of_the_allowed_is_answered_with_those(

@@ -87,7 +87,7 @@ def test_a_reproduction_that_is_killed_goes_on_and_ends_in_a_report(tmp_path: Pa
     process = start(line, tmp_path)
     printed, complaint = process.communicate(timeout=300)
     assert process.returncode == 0, complaint
-    assert "goes on after task 1/2" in printed and printed.count(": finished (") == 2
+    assert "on its way, again, after task 1/2" in printed and printed.count(": finished (") == 2
     report = (tmp_path / "table1-shortened.md").read_text()
     assert "SHORTENED: 2 of 200 epochs, 2 of 100 classes, 4 of 64 channels, 2 tasks" in report
     assert report.count("| ours ") == 2 and "missing |" not in report

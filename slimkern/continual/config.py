@@ -16,7 +16,7 @@ ModelName = Literal["resnet18"]
 ClassOrder = Literal["seed", "sorted", "icarl"]
 Protocol = Literal["paper", "released"]
 ScrollName = Literal["constant", "none", "random", "correlation"]
-NonlinearityName = Literal["sine", "relu", "sigmoid", "tanh"]
+NonlinearityName = Literal["sigmoid", "relu", "tanh"]
 Homogeneity = Literal["none", "task", "class"]
 
 
@@ -100,8 +100,8 @@ class TrainConfig:
     """What a step computes in: fp32, tf32, or bf16 and fp16 by autocast; weights stay float32."""
     recompute: bool = False
     """Keep only what goes between the network's stages and compute the rest again for the gradient: less memory."""
-    nonlinearity: NonlinearityName = "sine"
-    """Of AutoActivator's nodes. With sine they are random Fourier features, which tell units apart best."""
+    nonlinearity: NonlinearityName = "sigmoid"
+    """Of AutoActivator's nodes."""
     features: str | None = None
     """AutoActivator: file of a frozen network, saved by torch.export, whose outputs stand for the pixels."""
     test_batch: int = 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimkern.models.resnet import ResNet
-from slimkern.nn import ScrollLinear, current_scroll
+from slimkern.nn import ScrollLinear, cross_entropies, current_scroll
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
 
@@ -56,9 +58,28 @@ class ContinualNet(nn.Module):
         own = zip(*(output.slabs for output in outputs), strict=True)
         return self.scale(WidthBatch([torch.cat(logits, 1) for logits in own], outputs[0].widths))
 
+    def cross_entropies(self, maps: WidthBatch, labels: Tensor, classes: range) -> Tensor:
+        """The mean cross-entropy over consecutive classes of each width (a term of Eq. 4 of ScrollNet), [S].
+
+        Args:
+            maps: the backbone's last maps.
+            labels: int64 [N], all within `classes`.
+            classes: the labels to choose among.
+        """
+        if type(self.scale) is nn.Identity and all(type(head) is ScrollLinear for head in self.heads):
+            return cross_entropies(maps, cast(Sequence[ScrollLinear], self.heads), labels, classes)
+        answers = cast(WidthBatch, self.classify(self.backbone.pooled(maps)))
+        competing = (unhalved(logits[:, classes.start : classes.stop]) for _, logits in answers)
+        return torch.stack([F.cross_entropy(logits, labels - classes.start) for logits in competing])
+
     def by_channel(self, features: Tensor) -> Tensor:
         """Features of width 1.0 [N, C] in the order of the stored channels, which no scroll changes.
 
         Position j is channel (j + scroll * block) mod C, so features of one network at two scrolls compare like this.
         """
         return features.roll(self.widths.offset(self.backbone.features, current_scroll(self.backbone)), 1)
+
+
+def unhalved(tensor: Tensor) -> Tensor:
+    """Half precision, as autocast gives it, in float32; anything else as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from slimkern.continual.data.augment import Augmentation
 from slimkern.continual.loss_ring import LossRing
-from slimkern.continual.methods.method import Method, Step, classification_loss
+from slimkern.continual.methods.method import Method, Step
 from slimkern.continual.network import ContinualNet
 from slimkern.continual.optimiser import Optimiser
 from slimkern.continual.precision import PrecisionName, autocast
 from slimkern.continual.processes import ALONE, Processes
-from slimkern.width_batch import WidthBatch, at_widths, every_width
+from slimkern.width_batch import at_widths, every_width
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +64,9 @@ class TrainStep:
             widths: as in a call.
         """
         with autocast(self.precision, images.device):
-            features = self.net.backbone(every_width(images) if widths is None else at_widths(images, widths))
-            answers = self.net.classify(features)
-            assert isinstance(answers, WidthBatch)
-            *narrower, (_, logits) = ((width, own.float()) for width, own in answers)
-            step = Step(self.net, images, labels, logits, self.classes, features.at(1.0).float())
-            parts = self.method.losses(step)
-            for width, own in narrower:
-                parts[f"cross-entropy at {width:g}"] = classification_loss(own, labels, self.classes)
+            maps = self.net.backbone.maps(every_width(images) if widths is None else at_widths(images, widths))
+            *narrower, own = self.net.cross_entropies(maps, labels, self.classes).unbind()
+            parts = self.method.losses(Step(self.net, images, labels, self.classes, maps.at(1.0), own))
+            for (width, _), loss in zip(maps, narrower, strict=False):
+                parts[f"cross-entropy at {width:g}"] = loss
         return parts

@@ -17,6 +17,7 @@ def make_trainer(
     dataset: Dataset,
     device: torch.device,
     processes: Processes = ALONE,
+    eager: bool = False,
     features: Features | None = None,
 ) -> Trainer | UnitTrainer:
     """The trainer of a run, at its start.
@@ -26,6 +27,7 @@ def make_trainer(
         dataset: its images.
         device: where to train.
         processes: those that train the run together.
+        eager: launch operators one by one on a GPU too.
         features: for AutoActivator, a frozen network in place of the one in the file that the configuration names.
 
     Raises:
@@ -37,7 +39,7 @@ def make_trainer(
         if features is None and config.features is not None:
             features = _exported(config.features, device)
         return UnitTrainer(config, dataset, device, features)
-    return (SearchingTrainer if config.search else Trainer)(config, dataset, device, processes)
+    return (SearchingTrainer if config.search else Trainer)(config, dataset, device, processes, eager)
 
 
 def _exported(file: str, device: torch.device) -> Features:

@@ -70,7 +70,7 @@ def train(
     """
     from slimkern.continual.trainers import make_trainer  # its trainers are made from the one below
 
-    trainer = make_trainer(config, dataset, torch.device(device), ALONE, eager)
+    trainer = make_trainer(config, dataset, torch.device(device), eager=eager)
     if state is not None:
         trainer.load_state_dict(state)
     return trainer.run(recorder or Recorder())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -52,12 +53,25 @@ def run(
     """
     with processes.first_alone():
         dataset = load(config.data, root, download)
-    trainer = make_trainer(config, dataset, torch.device(device), processes, eager)
+    trainer = make_trainer(config, dataset, torch.device(device), processes, eager=eager)
     if processes.rank > 0:
-        return _go_on(trainer, processes.broadcast(None), Recorder())
-    with RunFolder.open(out, resolved(config, dataset.augmentation)) as folder:
-        state = processes.broadcast(folder.load_checkpoint(map_location=device))
+        return _follow(trainer, processes)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(RunFolder.open(out, resolved(config, dataset.augmentation)))
+            state = folder.load_checkpoint(map_location=device)
+        except Exception:
+            processes.broadcast({"usable": False})
+            raise
+        processes.broadcast({"usable": True, "state": state})
         return _go_on(trainer, state, Several([FolderRecorder(folder), *recorders]))
+
+
+def _follow(trainer: Trainer | UnitTrainer, processes: Processes) -> Counts:
+    found = processes.broadcast(None)
+    if not found["usable"]:
+        raise SystemExit(1)  # process 0 says why
+    return _go_on(trainer, found["state"], Recorder())
 
 
 def _go_on(trainer: Trainer | UnitTrainer, state: State | None, recorder: Recorder) -> Counts:

@@ -28,6 +28,13 @@ METHOD_NAMES = {
     "freezing": "Freezing",
     "autoactivator": "AutoActivator",
 }
+SCROLLING = {"scroll", "scroll_step"}
+UNITS = {"nonlinearity", "features", "test_batch", "homogeneous"}
+TRAINING = {
+    "augmentation", "model", "channels", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay",
+    "decay_at", "decay_by", "clip", "search", "protocol", "exemplars", "exemplars_per_class", "selection",
+}  # fmt: skip
+"""Fields of the configuration that mean nothing to networks of one width, to networks, and to AutoActivator."""
 
 
 class ReportError(ValueError):
@@ -139,9 +146,8 @@ def _network(widths: tuple[float, ...]) -> str:
 
 def _details(config: dict[str, Any]) -> dict[str, Any]:
     """The flat configuration without what a label says already and what means nothing for this run."""
-    silent = {"method", "widths", "seed", "options"} | (
-        {"scroll", "scroll_step"} if len(_widths(config)) == 1 else set()
-    )
+    silent = {"method", "widths", "seed", "options"} | (SCROLLING if len(_widths(config)) == 1 else set())
+    silent |= TRAINING if config.get("method") == "autoactivator" else UNITS
     options = config.get("options") or {}
     # Options belong to their method: having none of another method's is no difference.
     own = {f"{_method(config)}.{key}": value for key, value in options.items()}

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 import triton
 from numpy.typing import NDArray
 from torch import Tensor
+from triton import knobs
 
 from slimkern.kernels.geometry import Pair
 
-INTERPRETED = bool(triton.knobs.runtime.interpret)
+INTERPRETED = bool(knobs.runtime.interpret)
 """Whether kernels run in Triton's interpreter, on tensors of the CPU; read when Triton was imported."""
 
 INTERPRETED_PROGRAMS = 3
@@ -29,7 +31,8 @@ def precision(dtype: torch.dtype, linear: bool = False) -> str:
 
     There is a switch for convolutions and one for linear layers. Shorter dtypes are multiplied exactly either way.
     """
-    switch = torch.backends.cuda.matmul if linear else torch.backends.cudnn.conv
+    backends: Any = torch.backends
+    switch = backends.cuda.matmul if linear else backends.cudnn.conv
     return "ieee" if dtype == torch.float32 and switch.fp32_precision != "tf32" else "tf32"
 
 

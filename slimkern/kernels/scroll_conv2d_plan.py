@@ -68,10 +68,14 @@ class Plan:
             *((0, 0) if moments is None else moments.shape[1:]),
         )
         constants = {"PRECISION": products or precision(sources[0].dtype), "UPCAST": INTERPRETED, **self.constants}
-        if self.kernel is gather:
-            gather[(self.programs,)](*arguments, **constants)
+
+        def launch() -> None:
+            self.kernel[(self.programs,)](*arguments, **constants)
+
+        if self.kernel is gather_boxes:
+            with_scratch(sources[0].device, launch)
         else:
-            with_scratch(sources[0].device, lambda: self.kernel[(self.programs,)](*arguments, **constants))
+            launch()
 
 
 @lru_cache(PLANS)

@@ -224,10 +224,11 @@ def add_partial_sums(
     TAPS: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
-    ADDED: tl.constexpr,
     BIAS: tl.constexpr,
+    ELEMENTS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):
-    """Add a tile's partial sums in order, `ADDED` outputs a program, and store them where the weight has them.
+    """Add a tile's partial sums in a fixed order, and store them where the weight and the bias have them.
 
     Args:
         partial_sums: of `sum_pixels` or `sum_boxes`.
@@ -237,41 +238,42 @@ def add_partial_sums(
         of_biases: tuple of gradients, as many; or None, without BIAS.
         KERNEL: height and width.
         TAPS: of a tile; likewise INPUTS and OUTPUTS.
-        ADDED: outputs of a program; OUTPUTS / ADDED programs are axis 1 of the grid.
         BIAS: whether the partial sums hold the bias's.
+        ELEMENTS: of a partial sum that a program adds, along axis 1 of the grid.
+        AT_ONCE: partial sums that are loaded together.
     """
     COLUMNS_OF_TILE: tl.constexpr = TAPS * INPUTS
-    SIZE: tl.constexpr = (COLUMNS_OF_TILE + BIAS) * OUTPUTS
+    OF_WEIGHT: tl.constexpr = COLUMNS_OF_TILE * OUTPUTS
+    SIZE: tl.constexpr = OF_WEIGHT + BIAS * OUTPUTS
     tile = tiles + tl.program_id(0) * TILE
-    own = tl.program_id(1) * ADDED + tl.arange(0, ADDED)
-    column = tl.arange(0, COLUMNS_OF_TILE)
-    total = tl.zeros((ADDED, COLUMNS_OF_TILE), tl.float32)
-    of_bias = tl.zeros((ADDED,), tl.float32)
-    first = tl.load(tile + TILE_FIRST)
-    partial_sum = partial_sums + first.to(tl.int64) * SIZE
-    for _ in range(first, tl.load(tile + TILE_END)):
-        total += tl.load(partial_sum + own[:, None] * COLUMNS_OF_TILE + column[None, :])
-        if BIAS:
-            of_bias += tl.load(partial_sum + COLUMNS_OF_TILE * OUTPUTS + own)
-        partial_sum += SIZE
+    end = tl.load(tile + TILE_END)
+    element = tl.program_id(1) * ELEMENTS + tl.arange(0, ELEMENTS)
+    total = tl.zeros((ELEMENTS,), tl.float32)
+    for first in range(tl.load(tile + TILE_FIRST), end, AT_ONCE):
+        number = first + tl.arange(0, AT_ONCE)
+        added = partial_sums + number.to(tl.int64)[:, None] * SIZE + element[None, :]
+        total += tl.sum(tl.load(added, mask=(number < end)[:, None] & (element < SIZE)[None, :], other=0.0), axis=0)
 
     place = places + tl.load(tile + TILE_PLACE) * PLACE
     tensor = tl.load(place + TENSOR)
     rows, columns = tl.load(place + ROWS), tl.load(place + COLUMNS)
-    output = tl.load(tile + TILE_OUTPUT) + own
+    output = tl.load(tile + TILE_OUTPUT) + element // COLUMNS_OF_TILE
+    column = element % COLUMNS_OF_TILE
     tap = tl.load(tile + TILE_TAP) + column // INPUTS
     channel = tl.load(tile + TILE_INPUT) + column % INPUTS
-    row = rotated(output, tl.load(place + OUT_OFFSET), rows).to(tl.int64) * tl.load(place + ROW_STRIDE)
-    element = (
-        rotated(channel, tl.load(place + IN_OFFSET), columns) * tl.load(place + COLUMN_STRIDE)
+    stored = (
+        rotated(output, tl.load(place + OUT_OFFSET), rows).to(tl.int64) * tl.load(place + ROW_STRIDE)
+        + rotated(channel, tl.load(place + IN_OFFSET), columns) * tl.load(place + COLUMN_STRIDE)
         + tap // KERNEL[1] * tl.load(place + HEIGHT_STRIDE)
         + tap % KERNEL[1] * tl.load(place + WIDTH_STRIDE)
     )
-    is_stored = (output < rows)[:, None] & ((channel < columns) & (tap < KERNEL[0] * KERNEL[1]))[None, :]
+    is_stored = (element < OF_WEIGHT) & (output < rows) & (channel < columns) & (tap < KERNEL[0] * KERNEL[1])
     of_weight = pick(of_weights, tensor) + tl.load(place + START)
-    tl.store(of_weight + row[:, None] + element[None, :], total, mask=is_stored)
+    tl.store(of_weight + stored, total, mask=is_stored)
     if BIAS:
+        output = tl.load(tile + TILE_OUTPUT) + element - OF_WEIGHT
         kept = rotated(output, tl.load(place + BIAS_OFFSET), tl.load(place + BIAS_CHANNELS))
         # All tiles of these outputs hold the same sums; the first stores them.
-        end = tl.where(tl.load(tile + TILE_TAP) + tl.load(tile + TILE_INPUT) == 0, rows, 0)
-        tl.store(pick(of_biases, tensor) + kept, of_bias, mask=output < end)
+        rows = tl.where(tl.load(tile + TILE_TAP) + tl.load(tile + TILE_INPUT) == 0, rows, 0)
+        is_kept = (element >= OF_WEIGHT) & (element < SIZE) & (output < rows)
+        tl.store(pick(of_biases, tensor) + kept, total, mask=is_kept)

@@ -120,9 +120,7 @@ def box_of(rows: Sequence[GatherRow], near_stride: int, configuration: Configura
         if wrapped or (
             row.result_offset and any(number % channels for number in (row.result_offset, row.result_stored))
         ):
-            raise ValueError(
-                f"boxes of {depth} by {channels} channels would wrap around the weight; smaller ones may not"
-            )
+            raise ValueError(f"boxes of {depth} by {channels} channels would wrap around the weight")
     in_rows = min(pixels // width, height)
     return pixels // (width * in_rows), in_rows, width
 

@@ -21,8 +21,8 @@ from slimkern.kernels.slab_table import SlabTable
 PLANS = 4096
 """Plans that are kept; a network needs one for each layer at each scroll."""
 
-OUTPUTS_ADDED = 8
-"""Output channels whose partial sums a program adds."""
+ELEMENTS, AT_ONCE = 512, 8
+"""Elements of a tile whose partial sums a program adds, and how many of those it loads together."""
 
 
 def weight_gradient(
@@ -90,14 +90,14 @@ class Plan:
             self.kernel[(items,)](*arguments, **constants)
         elif items:
             with_scratch(slabs[0].device, lambda: self.kernel[(items,)](*arguments, **constants))
-        outputs = self.constants_of_sum["OUTPUTS"]
         second: Any = add_partial_sums
-        second[(len(self.numbers[3]), outputs // OUTPUTS_ADDED)](
+        second[(len(self.numbers[3]), -(-self.partial_sum // ELEMENTS))](
             partial_sums,
             *self.numbers[3:],
             tuple(of_weights),
             None if of_biases is None else tuple(of_biases),
-            ADDED=OUTPUTS_ADDED,
+            ELEMENTS=ELEMENTS,
+            AT_ONCE=AT_ONCE,
             **self.constants_of_sum,
         )
 

@@ -82,9 +82,8 @@ def nested(
 
     `inputs` has a count for each of the `outputs`, or a single one: that of an input which all of them share.
     """
-    rows, columns = weight.shape[:2]
-    place = WeightPlace(rows, columns, Strides(*weight.stride()), out_offset, in_offset)
-    return _table(inputs, outputs, [place] * len(outputs), [(rows, out_offset)] * len(outputs))
+    place = replace(_place(weight), out_offset=out_offset, in_offset=in_offset)
+    return _table(inputs, outputs, [place] * len(outputs), [(place.rows, out_offset)] * len(outputs))
 
 
 def packed(parts: Sequence[Tensor], inputs: Sequence[int], bias_channels: int = 0, bias_offset: int = 0) -> SlabTable:
@@ -92,21 +91,24 @@ def packed(parts: Sequence[Tensor], inputs: Sequence[int], bias_channels: int = 
 
     The bias stays in place, and is read through rotated indices.
     """
-    places = [WeightPlace(*part.shape[:2], Strides(*part.stride()), start=part.storage_offset()) for part in parts]
+    places = [replace(_place(part), start=part.storage_offset()) for part in parts]
     return _table(inputs, [place.rows for place in places], places, [(bias_channels, bias_offset)] * len(parts))
 
 
 def private(weights: Sequence[Tensor], inputs: Sequence[int]) -> SlabTable:
     """Slabs with a weight (and a bias) tensor of their own, all of it."""
-    places = [
-        WeightPlace(*weight.shape[:2], Strides(*weight.stride()), tensor=index) for index, weight in enumerate(weights)
-    ]
+    places = [replace(_place(weight), tensor=index) for index, weight in enumerate(weights)]
     return _table(inputs, [place.rows for place in places], places, [(place.rows, 0) for place in places])
 
 
 def frozen(table: SlabTable, slabs: Sequence[int]) -> SlabTable:
     """The same table with these slabs frozen."""
     return tuple(replace(row, gradient=row.gradient and index not in slabs) for index, row in enumerate(table))
+
+
+def _place(weight: Tensor) -> WeightPlace:
+    (rows, columns, _, _), (row, column, height, width) = weight.shape, weight.stride()
+    return WeightPlace(rows, columns, Strides(row, column, height, width))
 
 
 def _table(

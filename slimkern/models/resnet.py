@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,10 +70,18 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, C, H, W] to logits [N, classes], or to features [N, 8 * channels] without a head."""
+        return self.head(self.pooled(self.maps(x)))
+
+    def maps(self, x: Any) -> Any:
+        """Images [N, C, H, W], or a WidthBatch of them, to what the last stage gives: [N, 8 * channels, H', W']."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         for stage in self.stages:
             x = recomputed(stage, x) if self.recompute else stage(x)
-        return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return x
+
+    def pooled(self, maps: Any) -> Any:
+        """The last stage's maps to features [N, 8 * channels], their means over the image."""
+        return F.adaptive_avg_pool2d(maps, 1).flatten(1)
 
 
 def resnet18(

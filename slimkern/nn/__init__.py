@@ -2,6 +2,7 @@
 
 from slimkern.nn.convert import ConversionError, scrollify
 from slimkern.nn.extract import extract
+from slimkern.nn.ragged_head import cross_entropies
 from slimkern.nn.recomputed import recomputed
 from slimkern.nn.scroll import current_scroll, scroll_to, set_scroll
 from slimkern.nn.scroll_conv2d import ScrollConv2d
@@ -13,6 +14,7 @@ __all__ = [
     "ScrollConv2d",
     "ScrollLinear",
     "SwitchableBatchNorm2d",
+    "cross_entropies",
     "current_scroll",
     "extract",
     "recomputed",

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from slimkern.nn.tracing import name_of, trace
 from slimkern.slabwise import SLABWISE
 
 _QUERIES = frozenset({"size", "dim", "shape", "ndim", "device", "dtype"})
@@ -32,17 +33,6 @@ class Axes:
 
     whole_in: bool
     whole_out: bool
-
-
-class _Tracer(fx.Tracer):
-    """Stops at the modules of torch, and at layers that are swapped."""
-
-    def __init__(self, leaves: set[nn.Module]) -> None:
-        super().__init__()
-        self._leaves = leaves
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return m in self._leaves or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Sets:
@@ -80,7 +70,7 @@ def find_axes(net: nn.Module, layers: dict[str, nn.Module]) -> tuple[dict[str, A
     numbers: set[fx.Node] = set()
     calls: dict[str, list[fx.Node]] = {}
     doubtful: list[tuple[fx.Node, str, str]] = []
-    nodes = list(_Tracer(set(layers.values())).trace(net).nodes)
+    nodes = trace(net, layers.values())
     for node in nodes:
         inputs = [argument for argument in node.all_input_nodes if argument not in numbers]
         if node.op in ("placeholder", "get_attr", "output"):
@@ -131,7 +121,7 @@ def _parts(layer: nn.Module) -> bool:
 def _doubt(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | None:
     """What slabs can't pass through, by name, and why; None for what they can."""
     if node.op != "call_module":
-        name = _function(node)
+        name = name_of(node)
         return None if name in _SOUND else (f"{node.name} ({name})", "has no sound meaning for slabs")
     module = modules[str(node.target)]
     name = f"{node.target} ({type(module).__name__})"
@@ -142,9 +132,9 @@ def _doubt(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | No
 
 def _counts_channels(node: fx.Node) -> bool:
     """Whether a node is `x.size(1)`, `x.shape[1]` or the like."""
-    if _function(node) == "getitem":
-        return _function(node.all_input_nodes[0]) in ("getattr", "size") and node.args[1:] == (1,)
-    return _function(node) == "size" and node.args[1:] == (1,)
+    if name_of(node) == "getitem":
+        return name_of(node.all_input_nodes[0]) in ("getattr", "size") and node.args[1:] == (1,)
+    return name_of(node) == "size" and node.args[1:] == (1,)
 
 
 def _tensors_behind(node: fx.Node, numbers: set[fx.Node]) -> set[fx.Node]:
@@ -154,9 +144,5 @@ def _tensors_behind(node: fx.Node, numbers: set[fx.Node]) -> set[fx.Node]:
 
 def _is_number(node: fx.Node, inputs: list[fx.Node]) -> bool:
     """Whether a node is a size or the like, computed from other numbers or asked of a tensor."""
-    asked = node.args[1] if _function(node) == "getattr" else _function(node)
+    asked = node.args[1] if name_of(node) == "getattr" else name_of(node)
     return asked in _QUERIES or (bool(node.all_input_nodes) and not inputs)
-
-
-def _function(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

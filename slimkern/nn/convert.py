@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import nn
 
 from slimkern.nn.axes import Axes, find_axes
+from slimkern.nn.relus import notice_relus
 from slimkern.nn.scroll_conv2d import ScrollConv2d
 from slimkern.nn.scroll_layer import ScrollLayer
 from slimkern.nn.scroll_linear import ScrollLinear
@@ -38,8 +39,7 @@ def scrollify(
     Args:
         net: the network; left as it was when anything is refused.
         widths: a number of even widths, or ascending fractions that end in 1.0.
-        whole_in: names of the layers whose input is whole. Give it, and `whole_out`, where tracing fails; then nothing
-            is traced.
+        whole_in: names of the layers whose input is whole. Give it, and `whole_out`, where tracing fails.
         whole_out: names of the layers whose output is whole.
         keep: names of modules to leave as they are, with all that is in them.
 
@@ -90,6 +90,7 @@ def scrollify(
         for name, child in parent._modules.items():
             if child in replacements:
                 parent._modules[name] = replacements[child]
+    notice_relus(net)
     return net
 
 

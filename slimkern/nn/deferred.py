@@ -1,7 +1,8 @@
 """Convolutions and batch norms that are put off until what follows them is known.
 
 So a batch norm can join the convolution before it, and an addition and a ReLU the batch norm: one operator, in one pass
-over memory. A result that is used twice is computed twice, but its statistics are tracked once.
+over memory. A batch norm's result that is used twice is computed twice, but its statistics are tracked once; a
+convolution that is read twice is computed once.
 """
 
 from __future__ import annotations
@@ -24,28 +25,50 @@ Track = Callable[[Tensor, Tensor, int], None]
 
 @dataclass
 class DeferredConvolution:
-    """A call of `scroll_conv2d`, with the gradient mode that it was made in."""
+    """A call of `scroll_conv2d`, with the gradient mode that it was made in.
+
+    Attributes:
+        results: what it gave, where somebody else may ask for it.
+        read: whether a batch norm reads it.
+    """
 
     slabs: Sequence[Tensor]
     convolution: Convolution
     bias: Tensor | None
     out_channels: list[int]
     grad: bool = field(default_factory=torch.is_grad_enabled)
-    snapshot: Snapshot = field(init=False)
+    results: Sequence[Tensor] | None = field(default=None, init=False)
+    read: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self.snapshot = Snapshot([*self.slabs, self.convolution.weight, *([] if self.bias is None else [self.bias])])
+        self._snapshot = Snapshot([*self.slabs, self.convolution.weight, *([] if self.bias is None else [self.bias])])
 
     def __call__(self, residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
         """Convolve, add `residuals` (one a slab, or none), and apply a ReLU if asked for."""
-        self.snapshot.refuse_changes("the input or a weight of a ScrollConv2d")
+        self.refuse_changes()
         conv = self.convolution
         with _as_called(self.grad, self.slabs[0]):
+            if self.results is not None:
+                return _finished(self.results, residuals, relu)
             results = scroll_conv2d(
                 self.slabs, conv.weight, self.bias, self.out_channels, conv.out_offset, conv.in_offset, conv.stride,
                 conv.padding, conv.dilation, conv.groups,
             )  # fmt: skip
-            return _finished(results, residuals, relu)
+            if self.read:
+                self.keep(results)
+            return _finished(results, residuals, relu, in_place=not self.read)
+
+    def keep(self, results: Sequence[Tensor]) -> None:
+        """Remember what it gave."""
+        self.results, self._snapshot = results, Snapshot(results)
+
+    def refuse_changes(self) -> None:
+        """Raise if the results would no longer be those of the call.
+
+        Raises:
+            RuntimeError: what they are computed from was changed in place, or they themselves were.
+        """
+        self._snapshot.refuse_changes("the input, a weight or a result of a ScrollConv2d")
 
     def shapes(self) -> list[list[int]]:
         """The shapes of the results."""
@@ -65,29 +88,35 @@ class DeferredBatchNorm:
     snapshot: Snapshot = field(init=False)
 
     def __post_init__(self) -> None:
-        slabs = () if isinstance(self.source, DeferredConvolution) else self.source
+        slabs: Sequence[Tensor] = ()
+        if isinstance(self.source, DeferredConvolution):
+            self.source.read = True
+        else:
+            slabs = self.source
         self.snapshot = Snapshot([*slabs, *(vector for vector in self.norm if isinstance(vector, Tensor))])
 
     def __call__(self, residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
         """Normalise, add `residuals` (one a slab, or none), and apply a ReLU if asked for."""
-        source = self.source
         self.snapshot.refuse_changes("the input or a weight of a SwitchableBatchNorm2d")
+        source = self.source
         if isinstance(source, DeferredConvolution):
-            source.snapshot.refuse_changes("the input or a weight of a ScrollConv2d")
+            source.refuse_changes()
+            source = source.results or source
         joins = self._can_add(residuals)
         extras = (residuals, relu) if joins else ((), False)
         slabs = source.slabs if isinstance(source, DeferredConvolution) else source
         with _as_called(self.grad, slabs[0]):
             if isinstance(source, DeferredConvolution):
-                results, mean, variance = scroll_conv2d_batch_norm(
+                results, convolved, mean, variance = scroll_conv2d_batch_norm(
                     source.slabs, source.convolution, source.bias, source.out_channels, self.norm, self.offsets, *extras
                 )
+                source.keep(convolved)
             else:
                 results, mean, variance = switchable_batch_norm(
                     source, self.norm.weight, self.norm.bias, self.offsets, *self.norm[2:], *extras
                 )
             if not joins:
-                results = _finished(results, residuals, relu)
+                results = _finished(results, residuals, relu, in_place=True)
         if self.track is not None:
             track, self.track = self.track, None
             track(mean, variance, results[0].numel() // results[0].shape[1])
@@ -115,7 +144,10 @@ def _as_called(grad: bool, like: Tensor) -> Iterator[None]:
         yield
 
 
-def _finished(results: list[Tensor], residuals: Sequence[Tensor], relu: bool) -> list[Tensor]:
+def _finished(
+    results: Sequence[Tensor], residuals: Sequence[Tensor], relu: bool, in_place: bool = False
+) -> list[Tensor]:
     if residuals:
         results = [result + residual for result, residual in zip(results, residuals, strict=True)]
-    return [result.relu_() for result in results] if relu else results
+    rectify = torch.relu_ if in_place or residuals else torch.relu
+    return [rectify(result) for result in results] if relu else list(results)

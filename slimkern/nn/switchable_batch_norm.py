@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from slimkern.nn.deferred import DeferredBatchNorm, DeferredConvolution
+from slimkern.nn.deferred_tensor import DeferredTensor, can_be_put_off
 from slimkern.nn.synchronised import synchronised_batch_norm
-from slimkern.ops import backends
+from slimkern.ops import backends, native
 from slimkern.ops.batch_norm import BatchNorm
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
+
+WORTH_DEFERRING = 1 << 20
+"""Values of an ordinary tensor from which on a pass over memory costs more than what it takes to leave it out."""
 
 
 class SwitchableBatchNorm2d(nn.Module):
@@ -67,6 +71,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.num_features, self.eps, self.momentum, self.whole = num_features, eps, momentum, whole
         self.affine, self.track_running_stats = affine, track_running_stats
         self.widths = Widths.of(widths)
+        self.feeds_relu = False
         self._untracked: DeferredBatchNorm | None = None
         self.process_group: ProcessGroup | None = None
         if not whole:
@@ -126,12 +131,13 @@ class SwitchableBatchNorm2d(nn.Module):
         if self.process_group is not None and self.training:
             return self._normalise_together(input, self.process_group)
         if not isinstance(input, WidthBatch):
-            return self._normalise_whole(input)
+            return self._defer_whole(input) if self._serves_deferred(input) else self._normalise_whole(input)
         widths = input.resolve(self.widths)
         places = [self.widths.index(width) for width in widths]
-        if isinstance(input.pending, DeferredConvolution):
-            work = self._put_off(input.pending, input.pending.out_channels, places)
-            return WidthBatch.deferred(work, widths, input.source)
+        convolution = input.pending
+        if isinstance(convolution, DeferredConvolution) and convolution.grad == torch.is_grad_enabled():
+            work = self._put_off(convolution, convolution.out_channels, places)
+            return WidthBatch.deferred(work, widths, *input.sources, input)
         slabs = input.slabs * len(widths) if input.shared else input.slabs
         work = self._put_off(slabs, [slab.shape[1] for slab in slabs], places)
         return WidthBatch.deferred(work, widths, input)
@@ -163,6 +169,21 @@ class SwitchableBatchNorm2d(nn.Module):
         """Track the statistics of a batch whose result nobody has asked for yet, so that they come in order."""
         if self._untracked is not None:
             self._untracked((), False)
+
+    def _serves_deferred(self, images: Tensor) -> bool:
+        """Whether to leave a ReLU to the kernel: one has been seen to follow, and torch offers no such kernel."""
+        return (
+            self.feeds_relu
+            and not self._forward_hooks
+            and can_be_put_off(images)
+            and images.numel() >= WORTH_DEFERRING
+            and backends.choose("switchable_batch_norm", images.device) == "native"
+            and native.takes_batch_norm([images], [self.weight, self.bias, self.running_mean, self.running_var], [])
+        )
+
+    def _defer_whole(self, images: Tensor) -> Tensor:
+        work = self._put_off([images], [images.shape[1]], [len(self.sizes) - 1])
+        return DeferredTensor.of(WidthBatch.deferred(work, (1.0,)), images)
 
     def _normalise_whole(self, images: Tensor) -> Tensor:
         if images.dim() < 2 or images.shape[1] != self.num_features:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 import torch
@@ -105,13 +106,14 @@ class Operator:
             return self._compute(*arguments)
         return self._overload(*flat) if self._node is None else self._apply(self._compute, arguments, flat, tensors)
 
-    def differentiate(self, save: Save, gradients: Gradients) -> None:
-        """Register how its results are differentiated, once: there are no second derivatives.
+    def differentiate(self, save: Save, gradients: Gradients, again: Gradients | None = None) -> None:
+        """Register how its results are differentiated; twice only where `again` is given.
 
         Args:
             save: takes the arguments as `compute` does, its results, and a node to store on what is needed of them
                 (see `torch.autograd.Function`). May mark results as not differentiable.
             gradients: asks `wants` of the node which of them are wanted; what it gives besides is dropped.
+            again: the same, by functions that can be differentiated; serves where a backward pass is to have a graph.
         """
         names = [name for _, name in self.signature.tensors]
 
@@ -133,17 +135,22 @@ class Operator:
                 return _flatten(several)
 
             @staticmethod
-            @once_differentiable
             def backward(ctx: Any, *grads: Tensor | None) -> Any:
-                asked = ctx.needs_input_grad[4:]
-                ctx.wanted = dict(zip(names, _nest(asked, ctx.sizes), strict=True))
-                found = gradients(ctx, *_nest(grads, ctx.result_sizes))
-                given = _flatten(
-                    found.get(name) if size is None else found.get(name) or [None] * size
-                    for name, size in zip(names, ctx.sizes, strict=True)
-                )
-                return *[None] * 4, *(own if wanted else None for own, wanted in zip(given, asked, strict=True))
+                if again is not None and torch.is_grad_enabled():
+                    return answer(again, ctx, *grads)
+                return answer_once(ctx, *grads)
 
+        def answer(gradients: Gradients, ctx: Any, *grads: Tensor | None) -> tuple:
+            asked = ctx.needs_input_grad[4:]
+            ctx.wanted = dict(zip(names, _nest(asked, ctx.sizes), strict=True))
+            found = gradients(ctx, *_nest(grads, ctx.result_sizes))
+            given = _flatten(
+                found.get(name) if size is None else found.get(name) or [None] * size
+                for name, size in zip(names, ctx.sizes, strict=True)
+            )
+            return *[None] * 4, *(own if wanted else None for own, wanted in zip(given, asked, strict=True))
+
+        answer_once = once_differentiable(partial(answer, gradients))
         # A subclass has the name that graphs show.
         self._node = type("".join(map(str.capitalize, self.name.split("_"))), (Node,), {})
         _LIBRARY.impl(self.name, self._dispatched, "Autograd")

@@ -18,6 +18,8 @@ from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_no
 from slimkern.ops.convolution import Convolution, check_convolution
 from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient
+from slimkern.ops.scroll_conv2d import scroll_conv2d
+from slimkern.ops.switchable_batch_norm import switchable_batch_norm
 
 OPERATOR = "scroll_conv2d_batch_norm"
 
@@ -31,19 +33,28 @@ def scroll_conv2d_batch_norm(
     offsets: Sequence[int],
     residuals: Sequence[Tensor] = (),
     relu: bool = False,
-) -> tuple[list[Tensor], Tensor, Tensor]:
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """`scroll_conv2d`, then `switchable_batch_norm` of its results; see there for arguments, results and errors.
 
-    Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype.
+    Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype. Where Triton
+    convolves, it takes all slabs at once, and the batch norm follows.
+
+    Returns:
+        The results; those of the convolution, which can be differentiated too; the batch norm's mean and variance.
     """
+    if choose("scroll_conv2d", slabs[0].device) == "triton":
+        own = convolution
+        convolved = scroll_conv2d(
+            slabs, own.weight, bias, out_channels, own.out_offset, own.in_offset, own.stride, own.padding, own.dilation,
+            own.groups,
+        )  # fmt: skip
+        results, mean, variance = switchable_batch_norm(convolved, *norm[:2], offsets, *norm[2:], residuals, relu)
+        return results, convolved, mean, variance
     check_convolution(OPERATOR, slabs, convolution, bias, out_channels)
     shapes = [convolution.output_shape(slab, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     check_batch_norm(OPERATOR, slabs[0], shapes, norm, offsets, residuals)
     backend = choose(OPERATOR, slabs[0].device)
-    results, _, mean, variance = _forward(
-        slabs, bias, out_channels, convolution, norm, offsets, residuals, relu, backend
-    )
-    return results, mean, variance
+    return _forward(slabs, bias, out_channels, convolution, norm, offsets, residuals, relu, backend)
 
 
 def _compute(
@@ -57,7 +68,7 @@ def _compute(
     relu: bool,
     backend: str,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    """The operator, its batch norm by `backend`; also gives what came out of the convolution, for the backward pass."""
+    """The operator, its batch norm by `backend`."""
     results, convolved, means, variances = [], [], [], []
     for place, (slab, outputs, offset) in enumerate(zip(slabs, out_channels, offsets, strict=True)):
         convolved.append(convolution.apply(slab, bias, outputs))
@@ -73,6 +84,7 @@ def _compute(
 
 def _compute_backward(
     grads: Sequence[Tensor],
+    to_convolved: Sequence[Tensor],
     slabs: Sequence[Tensor],
     convolved: Sequence[Tensor],
     rectified: Sequence[Tensor],
@@ -87,8 +99,9 @@ def _compute_backward(
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """Gradients of slabs, weight, bias, the batch norm's scale and shift, and of what went into the ReLU.
 
-    The last are for residuals, and none without. `rectified` are the forward pass's results where a ReLU followed, else
-    none. `needed` speaks of the first five; what is not needed comes back empty.
+    The last are for residuals, and none without. `to_convolved` are the gradients that the convolution's results have
+    besides, or none. `rectified` are the forward pass's results where a ReLU followed, else none. `needed` speaks of
+    the first five; what is not needed comes back empty.
     """
     served = serving(backend, convolved, (*norm[:2], mean, variance), grads)
     of_norm = BatchNormGradient(norm, mean, variance, bool(rectified), [True, *needed[3:]], served)
@@ -102,6 +115,8 @@ def _compute_backward(
         start -= convolved[place].shape[1]
         (grad,), sums = of_norm.backward_all(grads[own], convolved[own], rectified[own], offsets[own], start, residual)
         of_sums += sums
+        if to_convolved:
+            grad += to_convolved[place]
         of_slabs.append(convolution.backward(grad, slabs[place], needed[:3], of_weight, of_bias))
     return (
         of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten(), of_norm.of_weight,
@@ -117,23 +132,29 @@ def _save(ctx: Any, arguments: Sequence[Any], outcome: tuple) -> None:
     ctx.save_for_backward(
         convolution.weight, norm.weight, norm.bias, mean, variance, *slabs, *convolved, *(results if relu else ())
     )
-    ctx.mark_non_differentiable(*convolved, mean, variance)
-    ctx.set_materialize_grads(False)  # zeros for what is not differentiable would cost as much as an operator
+    ctx.mark_non_differentiable(mean, variance)
+    # Hardly ever is anybody but the batch norm to differentiate the convolution's results: no zeros for them.
+    ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, grads: list[Tensor | None], *_: Any) -> dict[str, Any]:
+def _gradients(ctx: Any, to_results: list[Tensor | None], to_convolved: list[Tensor | None], *_: Any) -> dict[str, Any]:
     weight, norm_weight, norm_bias, mean, variance, *saved = ctx.saved_tensors
-    count = len(grads)
+    count = len(to_results)
     slabs, convolved, rectified = saved[:count], saved[count : 2 * count], saved[2 * count :]
-    present = [torch.zeros_like(y) if grad is None else grad for grad, y in zip(grads, convolved, strict=True)]
+    grads = _filled(to_results, convolved)
+    others = _filled(to_convolved, convolved) if any(grad is not None for grad in to_convolved) else []
     given = (None, None) if ctx.batch_statistics else (mean, variance)
     names = ("slabs", "convolution_weight", "bias", "norm_weight", "norm_bias")
     *found, of_sums = _backward(
-        present, slabs, convolved, rectified, Convolution(weight, *ctx.geometry),
+        grads, others, slabs, convolved, rectified, Convolution(weight, *ctx.geometry),
         BatchNorm(norm_weight, norm_bias, *given, ctx.eps), mean, variance, ctx.offsets, ctx.residual,
         wants(ctx, *names), ctx.backend,
     )  # fmt: skip
-    return dict(zip(names, found, strict=True)) | {"residuals": (of_sums or present) if ctx.residual else []}
+    return dict(zip(names, found, strict=True)) | {"residuals": (of_sums or grads) if ctx.residual else []}
+
+
+def _filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(y) if grad is None else grad for grad, y in zip(grads, like, strict=True)]
 
 
 _forward = Operator(OPERATOR, _compute, in_plain_torch(_compute))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from slimkern.ops.backends import choose
@@ -111,6 +112,29 @@ def _gradients(ctx: Any, grads: list[Tensor], *_: None) -> dict[str, Any]:
     return dict(zip(names, found, strict=True)) | {"residuals": (of_sums or grads) if ctx.residual else []}
 
 
+def _gradients_with_a_graph(ctx: Any, grads: list[Tensor], *_: None) -> dict[str, Any]:
+    """The same in plain torch, which can differentiate them once more."""
+    mean, variance, weight, bias, *saved = ctx.saved_tensors
+    slabs, results = saved[: len(grads)], saved[len(grads) :]
+    if results:
+        grads = [grad * (result > 0) for grad, result in zip(grads, results, strict=True)]
+    sizes = [slab.shape[1] for slab in slabs]
+    nothing = [None] * len(slabs)
+    means, variances = (nothing, nothing) if ctx.batch_statistics else (mean.split(sizes), variance.split(sizes))
+    normalised = []
+    for slab, offset, own_mean, own_variance in zip(slabs, ctx.offsets, means, variances, strict=True):
+        scale, shift = (None if v is None else v[offset : offset + slab.shape[1]] for v in (weight, bias))
+        norm = BatchNorm(scale, shift, own_mean, own_variance, ctx.eps)
+        normalised.append(norm.apply(slab, 0, None, False)[0])
+    inputs = [tensor for tensor in (*slabs, weight, bias) if tensor is not None and tensor.requires_grad]
+    found = iter(torch.autograd.grad(normalised, inputs, grads, create_graph=True) if inputs else ())
+    *of_slabs, of_weight, of_bias = [
+        next(found) if tensor is not None and tensor.requires_grad else None for tensor in (*slabs, weight, bias)
+    ]
+    names = ("slabs", "norm_weight", "norm_bias", "residuals")
+    return dict(zip(names, (of_slabs, of_weight, of_bias, grads if ctx.residual else []), strict=True))
+
+
 _forward = Operator(OPERATOR, _compute, in_plain_torch(_compute))
 _backward = Operator(f"{OPERATOR}_backward", _compute_backward, in_plain_torch(_compute_backward))
-_forward.differentiate(_save, _gradients)
+_forward.differentiate(_save, _gradients, _gradients_with_a_graph)

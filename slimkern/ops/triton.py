@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -31,7 +32,7 @@ FEW_CHANNELS = 16
 MAY_PACK = ("forward", "input gradient")
 """Passes that can read packed weights; a weight's gradient is written in place, and a stem's weight is small."""
 
-LARGEST_SLAB = 2**31 - 1
+LARGEST = 2**31 - 1
 
 _UNAVAILABLE = kernels.why_unavailable()
 
@@ -61,11 +62,14 @@ def why_not(slabs: Sequence[Tensor], convolution: Convolution, out_channels: Seq
     for count in counts:
         if count % CHANNELS:
             return f"channel counts and offsets must be multiples of {CHANNELS}, {count} isn't"
-    shapes = [torch.Size(convolution.output_shape(slabs[0], max(out_channels))), *(slab.shape for slab in slabs)]
-    if min(shapes[0]) < 1:
+    batch, _, *image = slabs[0].shape
+    if any([slab.shape[0], *slab.shape[2:]] != [batch, *image] for slab in slabs):
+        return "slabs must agree in batch and image"
+    result = convolution.output_shape(slabs[0], max(out_channels))
+    if min(result) < 1:
         return "the kernel is larger than the image"
-    if max(shape.numel() for shape in shapes) > LARGEST_SLAB:
-        return f"a slab has more than {LARGEST_SLAB} elements"
+    if max(prod(shape) for shape in (result, weight.shape, *(slab.shape for slab in slabs))) > LARGEST:
+        return f"a tensor has more than {LARGEST} elements"
     return None
 
 
@@ -222,8 +226,9 @@ def _nested(
 
 
 def _few(slabs: Sequence[Tensor], out_channels: Sequence[int]) -> bool:
-    """Whether the sub-networks share an input of few channels."""
-    return len(slabs) == 1 and slabs[0].shape[1] < FEW_CHANNELS
+    """Whether sub-networks share an input of few channels, or one alone has an odd number of them."""
+    channels = slabs[0].shape[1]
+    return len(slabs) == 1 and channels < FEW_CHANNELS and (len(out_channels) > 1 or channels % CHANNELS > 0)
 
 
 def _geometry(convolution: Convolution) -> Geometry:

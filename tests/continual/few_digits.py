@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from slimkern.continual.config import TrainConfig
 from slimkern.continual.data import Dataset, ImageSet, load
+from slimkern.continual.methods import Step
 from slimkern.continual.metrics import Counts
+from slimkern.continual.network import ContinualNet
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
 
 TINY = TrainConfig(tasks=2, epochs=2, channels=4, batch_size=8, momentum=0.9, learning_rate=0.02)
@@ -28,6 +32,16 @@ def few_digits(train: int = 10, test: int = 4) -> Dataset:
 
 def _first(images: ImageSet, of_each_class: int) -> ImageSet:
     return images.select(torch.cat([(images.labels == label).nonzero()[:of_each_class, 0] for label in range(10)]))
+
+
+def step_with(
+    net: ContinualNet, images: Tensor, labels: Tensor, logits: Tensor, classes: range, features: Tensor
+) -> Step:
+    """A step whose logits and features are these, whatever the network would give."""
+    cross_entropy = F.cross_entropy(logits[:, classes.start : classes.stop], labels - classes.start)
+    step = Step(net, images, labels, classes, features[:, :, None, None], cross_entropy)
+    vars(step)["logits"] = logits
+    return step
 
 
 class Listener(Recorder):

@@ -9,20 +9,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from slimkern.continual.config import TrainConfig
 from slimkern.continual.processes import Processes, joined_processes
 from slimkern.continual.training import Trainer
 from slimkern.nn import SwitchableBatchNorm2d
 from slimkern.width_batch import WidthBatch
 from tests.continual.few_digits import TINY, Listener, few_digits
 
-CONFIG = replace(TINY, method="ewc", batch_size=9, classes=8, learning_rate=0.05)
+CONFIG = replace(TINY, batch_size=9, classes=8, learning_rate=0.05)
 """Its tasks have 36 images: four batches of 9, so that one process gets 5 and the other 4."""
+CONFIGS = {
+    "ewc": replace(CONFIG, method="ewc"),
+    "icarl": replace(CONFIG, method="icarl", exemplars=24, widths=(2.0,), epochs=1),
+}
 
 
-def trained(processes: Processes) -> dict[str, Any]:
+def trained(config: TrainConfig, processes: Processes) -> dict[str, Any]:
     """A run in float64, as float32 and the kinks of ReLUs make an avalanche of the smallest difference."""
     torch.set_default_dtype(torch.float64)
-    trainer, told = Trainer(CONFIG, few_digits(), torch.device("cpu"), processes), Listener()
+    trainer, told = Trainer(config, few_digits(), torch.device("cpu"), processes), Listener()
     own = trainer.augmentation
     trainer.augmentation = replace(own, scale=own.scale.double(), shift=own.shift.double())
     counts = trainer.run(told)
@@ -69,7 +74,7 @@ def main() -> None:
             "sent": sent,
             "count": processes.count,
             "normalised": normalised(processes),
-            "trained": trained(processes),
+            "trained": {name: trained(config, processes) for name, config in CONFIGS.items()},
         }
         if processes.rank == 0:
             torch.save(found, sys.argv[1])

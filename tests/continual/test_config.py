@@ -4,23 +4,24 @@ import json
 import re
 from dataclasses import FrozenInstanceError, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimkern.continual.config import ConfigError, TrainConfig
+from slimkern.continual.config import ConfigError, MethodName, TrainConfig
+from slimkern.continual.data import DatasetName
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("data", "mnist", "data='mnist' is unknown; allowed: digits, cifar10, cifar100, tiny-imagenet"),
+        ("data", "svhn", f"data='svhn' is unknown; allowed: {', '.join(get_args(DatasetName))}"),
         ("class_order", "random", "class_order='random' is unknown; allowed: seed, sorted, icarl"),
         ("augmentation", "flip", "augmentation='flip' is unknown; allowed: None, crop-resize, crop-flip, shift, none"),
         ("model", "vit", "model='vit' is unknown; allowed: resnet18"),
-        ("method", "si", "method='si' is unknown; allowed: ft, lwf, ewc, mas, icarl, bic, lucir, joint, freezing"),
+        ("method", "si", f"method='si' is unknown; allowed: {', '.join(get_args(MethodName))}"),
         ("protocol", "facil", "protocol='facil' is unknown; allowed: paper, released"),
         ("precision", "fp8", "precision='fp8' is unknown; allowed: fp32, tf32, bf16, fp16"),
     ],

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from slimkern.continual.heads import CorrectedHead, CosineHead, Scale
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
-from slimkern.nn import scroll_to
+from slimkern.nn import ScrollLinear, scroll_to
 from slimkern.nn.scroll import current_scroll
 from slimkern.width_batch import WidthBatch, at_width, every_width
 from slimkern.widths import Widths
@@ -83,3 +85,25 @@ def test_a_new_head_has_the_scroll_of_the_backbone() -> None:
     scroll_to(net, task=3)
     net.add_head(2)
     assert current_scroll(net) == 3
+
+
+@pytest.mark.parametrize("classes", [range(5), range(2, 5)], ids=["all", "last_head"])
+@pytest.mark.parametrize(
+    ("head", "scale"),
+    [(ScrollLinear, None), (CorrectedHead, None), (CosineHead, Scale())],
+    ids="linear corrected cosine".split(),
+)
+def test_cross_entropies_of_all_widths_are_those_of_the_logits(
+    head: type[ScrollLinear], scale: nn.Module | None, classes: range
+) -> None:
+    torch.manual_seed(0)
+    widths = Widths.of(4)
+    net = ContinualNet(resnet18(None, widths, in_channels=1, channels=4), widths, head, scale)
+    net.add_head(2)
+    net.add_head(3)
+    scroll_to(net, task=1)
+    labels = torch.tensor([2, 3, 4])
+    found = net.eval().cross_entropies(net.backbone.maps(every_width(IMAGES)), labels, classes)
+    for loss, (_, logits) in zip(found, net(every_width(IMAGES)), strict=True):
+        expected = F.cross_entropy(logits[:, classes.start :], labels - classes.start)
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)

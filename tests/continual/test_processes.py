@@ -20,7 +20,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Two processes of one thread each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return torch.load(file)
 
 
-def test_two_processes_train_as_one_does(shared: dict[str, Any]) -> None:
-    alone = shared_training.trained(ALONE)
+@pytest.mark.parametrize("name", shared_training.CONFIGS)
+def test_two_processes_train_as_one_does(shared: dict[str, Any], name: str) -> None:
+    together, alone = shared["trained"][name], shared_training.trained(shared_training.CONFIGS[name], ALONE)
     assert shared["count"] == 2
-    torch.testing.assert_close(shared["trained"]["losses"], alone["losses"], rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(dict(shared["trained"]["net"]), dict(alone["net"]), rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(shared["trained"]["method"], alone["method"], rtol=1e-7, atol=1e-12)
-    assert shared["trained"]["counts"] == alone["counts"]
+    torch.testing.assert_close(together["losses"], alone["losses"], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(dict(together["net"]), dict(alone["net"]), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(together["method"], alone["method"], rtol=1e-6, atol=1e-8)
+    assert together["counts"] == alone["counts"]
 
 
 def test_batch_norms_count_both_batches_as_one(shared: dict[str, Any]) -> None:

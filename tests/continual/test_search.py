@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from slimkern.continual.config import ConfigError
+from slimkern.continual.config import ConfigError, MethodName
 from slimkern.continual.methods import EWC, METHODS
 from slimkern.continual.search import FIRST_RATES, SearchingTrainer, Trial, best_rate, next_trial, rates_to_try
 from slimkern.continual.training import train
@@ -107,3 +107,14 @@ def test_a_trial_that_diverges_reaches_nothing() -> None:
 def test_searching_without_held_out_images_is_refused() -> None:
     with pytest.raises(ConfigError, match="holds out none"):
         train(replace(SMALL, validation=0.0), few_digits())
+
+
+@pytest.mark.parametrize("method", ["lucir", "bic", "freezing"])
+def test_methods_with_networks_and_images_of_their_own_are_searched_too(method: MethodName) -> None:
+    exemplars = 0 if method == "freezing" else 40
+    config = replace(SMALL, method=method, exemplars=exemplars)
+    searching = SearchingTrainer(config, few_digits(), torch.device("cpu"))
+    told = Listener()
+    searching.run(told)
+    assert [len(own) for own in searching.trials.values()] == [3, 3]
+    assert searching.counts.complete and told.epochs[1].learning_rate == best_rate(searching.trials[1])

@@ -49,7 +49,7 @@ CASES = {
     "stem": Case((64, 3), 32),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-every_kind = pytest.mark.parametrize("kind", DTYPES)
+every_kind = pytest.mark.parametrize("kind", DTYPES, ids=["float32_exact", "float32_as_tf32", "bfloat16", "float16"])
 
 
 class Layer:

@@ -2,7 +2,7 @@
 
     python -m tests.kernels.compiled CAPABILITY [gather] [stem] [reduction]
 
-A process of its own: launches end where Triton would run them, and another Triton may come first on the path.
+A process of its own: launches stop where Triton would run them, and another Triton may come first on the path.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ import torch
 import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
 
-from slimkern.kernels import launch
 from slimkern.kernels.configurations import FAMILIES
 from slimkern.kernels.geometry import Geometry
 from slimkern.kernels.scroll_conv2d import forward, input_gradient
@@ -34,34 +33,30 @@ from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
 from slimkern.kernels.slab_table import SlabTable, nested
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32"}
 DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "ieee": torch.float32}
-OPTIONS = ("num_warps", "num_stages")
 HOPPER = 90
 SHARES = (1, 2, 3, 4)
 INSTRUCTIONS = ("HGMMA", "STL", "LDGSTS", "UTMALDG")
 
 
-def compiled(
-    kernel: JITFunction, arguments: dict[str, Any], options: dict[str, int], capability: int
-) -> dict[str, Any]:
-    """What came of a launch: for Hopper, what it needs, and how often some instructions stand in its code."""
-    constant = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
-    constant |= {name for name, value in arguments.items() if value is None}
-    source = ASTSource(
-        fn=kernel,
-        signature={name: "constexpr" if name in constant else signature(value) for name, value in arguments.items()},
-        constexprs={name: value for name, value in arguments.items() if name in constant},
-        attrs={
-            path: [["tt.divisibility", 16]]
-            for place, (name, value) in enumerate(arguments.items())
-            if name not in constant
-            for path in aligned((place,), value)
-        },
-    )
-    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    if capability != HOPPER:
-        return {"kernel": kernel.__name__}
+class Elsewhere:
+    """Stands for the driver of a GPU that isn't here."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def needed(built: CompiledKernel) -> dict[str, int]:
+    """Registers, memory, and how often some instructions stand in the code."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(built.asm["cubin"])
         cubin.flush()
@@ -71,22 +66,7 @@ def compiled(
         )
     registers, stack = (int(number) for number in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
     counts = {name: len(re.findall(rf"\b{name}\b", code)) for name in INSTRUCTIONS}
-    return {"kernel": kernel.__name__, "registers": registers, "shared": built.metadata.shared, "stack": stack} | counts
-
-
-def signature(value: Any) -> str | tuple:
-    if isinstance(value, tuple):
-        return tuple(signature(each) for each in value)
-    return f"*{TYPES[value.dtype]}" if isinstance(value, Tensor) else "i32"
-
-
-def aligned(path: tuple[int, ...], value: Any) -> Iterator[tuple[int, ...]]:
-    """Paths to pointers and to multiples of 16, as Triton would mark them."""
-    if isinstance(value, tuple):
-        for place, each in enumerate(value):
-            yield from aligned((*path, place), each)
-    elif isinstance(value, Tensor) or value % 16 == 0:
-        yield path
+    return {"registers": registers, "shared": built.metadata.shared, "stack": stack} | counts
 
 
 def problem(dtype: torch.dtype, stem: bool) -> tuple[list[Tensor], list[Tensor], Tensor, SlabTable, Geometry]:
@@ -117,15 +97,16 @@ def calls(family: str, dtype: torch.dtype, own: Any, hopper: bool) -> Iterator[C
 
 def main(capability: int, families: list[str]) -> None:
     label: dict[str, str] = {}
+    launch = JITFunction.run
 
-    def run(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
-        options = {option: named.pop(option) for option in OPTIONS if option in named}
-        bound = dict(zip(kernel.arg_names, arguments, strict=False)) | named
-        result = compiled(kernel, {name: bound[name] for name in kernel.arg_names}, options, capability)
-        print(json.dumps(label | result), flush=True)
+    def compile_only(kernel: JITFunction, *arguments: Any, warmup: bool, **named: Any) -> None:
+        built = launch(kernel, *arguments, warmup=True, **named)
+        # Other GPUs need other resources, and disassembly takes its time.
+        found = needed(built) if capability == HOPPER else {}
+        print(json.dumps(label | {"kernel": kernel.__name__} | found), flush=True)
 
-    JITFunction.run = run
-    launch.INTERPRETED = False
+    JITFunction.run = compile_only
+    triton.runtime.driver.set_active(Elsewhere(capability))
     for family, kind in product(families, DTYPES):
         torch.backends.cudnn.allow_tf32 = kind == "tf32"
         for own in FAMILIES[family][kind]:

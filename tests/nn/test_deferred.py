@@ -65,13 +65,65 @@ def test_convolution_batch_norm_and_what_follows(follow: Callable[[WidthBatch, W
             assert_near(f"{name} {place}", own, true, 1e-4)
 
 
+READINGS: dict[str, Callable[[WidthBatch, SwitchableBatchNorm2d], WidthBatch]] = {
+    "norm_first": lambda y, norm: F.relu(norm(y)) + y,
+    "norm_last": lambda y, norm: y * F.relu(norm(y)),
+    "norm_asked_for_last": lambda y, norm: (z := norm(y), F.relu(y))[1] + z,
+    "norm_copied": lambda y, norm: (z := norm(y)) + F.relu(z) + y,
+    "norm_twice": lambda y, norm: norm(y) + F.silu(norm(y)),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS.keys())
+def test_a_convolution_that_is_read_twice_is_computed_once(
+    reading: Callable[[WidthBatch, SwitchableBatchNorm2d], WidthBatch],
+) -> None:
+    grads, outputs = [], []
+    for settle in (False, True):
+        net = layers()
+        x = net[0](every_width(images()))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            y = net[1](x)
+            assert not settle or y.slabs
+            z = reading(y, net[2])
+            torch.stack([slab.square().sum() for slab in z.slabs]).sum().backward()
+        assert sum(event.count for event in profile.key_averages() if event.key == "aten::convolution") == 2
+        outputs.append([slab.detach().double() for slab in z.slabs])
+        grads.append([parameter.grad.double() for parameter in net.parameters()] + [net[2].running_mean.double()])
+    for name, (put_off, alone) in {"output": outputs, "gradient": grads}.items():
+        for place, (own, true) in enumerate(zip(put_off, alone, strict=True)):
+            assert_near(f"{name} {place}", own, true, 1e-4)
+
+
+@torch.no_grad()
+def test_a_convolution_changed_in_place_later_does_not_change_the_result() -> None:
+    net = layers().eval()
+    x = net[0](every_width(images()))
+    expected = at_once(net[1:], x) * 2
+    y = net[1](x)
+    z = net[2](y)
+    doubled = z + z
+    y.mul_(3)
+    for own, true in zip(doubled.slabs, expected.slabs, strict=True):
+        torch.testing.assert_close(own, true)
+
+
+def test_a_convolution_called_without_gradients_gets_none() -> None:
+    net = layers()
+    x = net[0](every_width(images()))
+    with torch.no_grad():
+        y = net[1](x)
+    torch.stack([slab.square().sum() for slab in net[2](y).slabs]).sum().backward()
+    assert net[1].weight.grad is None and net[0].weight.grad is None and net[2].weight.grad is not None
+
+
 def test_a_weight_changed_before_the_result_is_asked_for_raises() -> None:
     net = layers()
     y = net(every_width(images()))
     with torch.no_grad():
         net[1].weight.mul_(2)
     with pytest.raises(
-        RuntimeError, match=r"a weight of a ScrollConv2d was modified in place before the result was used"
+        RuntimeError, match=r"a weight or a result of a ScrollConv2d was modified in place before the result was used"
     ):
         _ = y.slabs
 

@@ -132,7 +132,7 @@ def test_repr_tells_arguments_widths_scroll_and_backend() -> None:
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        ("triton", "scroll_conv2d on cpu has no such backend, only torch"),
+        ("triton", "scroll_conv2d on cpu can't use triton: Triton kernels are for cuda"),
         ("cuda", "unknown: .* torch, triton, native"),
     ],
 )

@@ -101,7 +101,10 @@ def test_repr_tells_arguments_widths_scroll_and_backend() -> None:
 
 @pytest.mark.parametrize(
     ("backend", "message"),
-    [("triton", "scroll_linear on cpu has no such backend, only torch"), ("cuda", "unknown: .* torch, triton, native")],
+    [
+        ("triton", "scroll_linear on cpu can't use triton: Triton kernels are for cuda"),
+        ("cuda", "unknown: .* torch, triton, native"),
+    ],
 )
 def test_a_backend_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, backend: str, message: str) -> None:
     layer = ScrollLinear(8, 4).double()

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from slimkern.ops import backends, native
+from slimkern.kernels import why_unavailable
+from slimkern.ops import backends, native, triton
 
 
 @pytest.fixture
@@ -40,7 +41,24 @@ def test_plain_torch_serves_where_nothing_was_built(monkeypatch: pytest.MonkeyPa
 def test_the_first_of_several_that_an_operator_has_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIMKERN_BACKEND", "triton,native,torch")
     assert backends.choose("switchable_batch_norm", "cuda") == "native"
+    monkeypatch.setenv("SLIMKERN_BACKEND", "native,torch")
     assert backends.choose("scroll_conv2d", "cuda") == "torch"
+
+
+@pytest.mark.skipif(why_unavailable() is not None, reason=f"{why_unavailable()}")
+def test_triton_is_for_gpus_and_for_its_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMKERN_BACKEND", "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert backends.choose("scroll_conv2d", "cuda") == "triton"
+    with pytest.raises(ValueError, match=r"scroll_linear on cpu can't use triton: .* under TRITON_INTERPRET=1"):
+        backends.choose("scroll_linear", "cpu")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert backends.choose("scroll_linear", "cpu") == "triton"
+
+
+def test_triton_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "_UNAVAILABLE", "triton isn't installed")
+    assert backends.why_not("scroll_conv2d", "triton", "cuda") == "triton isn't installed"
 
 
 def test_other_devices_have_no_compiled_kernels() -> None:

@@ -31,7 +31,10 @@ def arguments() -> tuple[list[Tensor], Tensor, Tensor]:
 def results_and_gradients() -> list[Tensor]:
     slabs, weight, bias = arguments()
     results = scroll_linear(slabs, weight, bias, [3, 6], 2, 1)
-    return [*results, *torch.autograd.grad(sum(own.square().sum() for own in results), [*slabs, weight, bias])]
+    return [
+        *results,
+        *torch.autograd.grad(torch.stack([own.square().sum() for own in results]).sum(), [*slabs, weight, bias]),
+    ]
 
 
 def test_a_named_tuple_stands_for_its_fields() -> None:
@@ -89,5 +92,6 @@ def test_graphs_name_the_operator_and_statistics_are_not_differentiable() -> Non
 def test_only_what_requires_a_gradient_gets_one() -> None:
     slabs, weight, bias = arguments()
     slabs[0].requires_grad_(False)
-    sum(own.sum() for own in scroll_linear(slabs, weight, bias.detach(), [3, 6])).backward()
+    results = scroll_linear(slabs, weight, bias.detach(), [3, 6])
+    torch.stack([own.sum() for own in results]).sum().backward()
     assert slabs[0].grad is None and slabs[1].grad is not None and weight.grad is not None and bias.grad is None

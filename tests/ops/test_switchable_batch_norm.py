@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,8 +148,9 @@ def test_gradients_of_other_widths_are_exactly_zero() -> None:
         assert {place for place in range(20) if vector.grad[place] != 0} == seen
 
 
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 @pytest.mark.parametrize("name", ["batch_statistics_residual_relu", "running_statistics_residual_relu"])
-def test_gradcheck(name: str) -> None:
+def test_gradients_and_their_gradients(name: str, check: Callable[..., bool]) -> None:
     case = CASES[name]
     arguments = case.tensors(torch.float64)
     count = len(case.places)
@@ -159,7 +161,7 @@ def test_gradcheck(name: str) -> None:
         return tuple(switchable_batch_norm(**changed, offsets=case.offsets, eps=EPS, relu=case.relu)[0])
 
     leaves = [leaf.requires_grad_() for leaf in flat(arguments)]
-    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+    assert check(function, leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", ["batch_statistics_residual_relu", "running_statistics", "without_scale_and_shift"])

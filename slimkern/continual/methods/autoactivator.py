@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from slimkern.continual.config import ConfigError
@@ -24,8 +23,8 @@ class AutoActivator(Method):
         ratio: r, how slowly the residual may shrink: each class's squared residual has to fall by a share of
             (1 - r) L / (L + 1). Where no candidate does it, r goes on to 0.99, 0.999 ..., as in stochastic
             configuration networks (Wang & Li 2017).
-        scale: random weights are uniform up to scale / sqrt(M) to either side, for M standardised inputs.
-        phase: random biases are uniform up to this to either side; pi covers the circle of a sine.
+        scale: lambda: random biases are uniform up to it to either side, weights up to lambda / sqrt(M) for M inputs,
+            which are standardised.
         patience: recruitments without a smaller residual on the held-out samples before a unit goes back to its best.
     """
 
@@ -34,8 +33,7 @@ class AutoActivator(Method):
     limit: float = 200
     target: float = 0.99
     ratio: float = 0.9
-    scale: float = 1.0
-    phase: float = math.pi
+    scale: float = 5.0
     patience: float = 3
 
     def __post_init__(self) -> None:

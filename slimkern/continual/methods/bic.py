@@ -11,7 +11,7 @@ from torch import Tensor
 
 from slimkern.continual.config import ConfigError
 from slimkern.continual.heads import CorrectedHead
-from slimkern.continual.methods.method import Batches, Step, classification_loss
+from slimkern.continual.methods.method import Batches, Step
 from slimkern.continual.methods.teacher import TaughtMethod, distillation
 from slimkern.continual.network import ContinualNet
 from slimkern.models.resnet import ResNet
@@ -66,7 +66,7 @@ class BiC(TaughtMethod):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Stage 1."""
-        cross_entropy = classification_loss(step.logits, step.labels, step.classes)
+        cross_entropy = step.cross_entropy
         if self._teacher is None:
             return {"cross-entropy": cross_entropy}
         with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slimkern.continual.methods.method import Batches, Step, classification_loss
+from slimkern.continual.methods.method import Batches, Step
 from slimkern.continual.methods.teacher import TaughtMethod
 from slimkern.continual.network import ContinualNet
 from slimkern.width_batch import WidthBatch, every_width
@@ -36,7 +36,7 @@ class ICaRL(TaughtMethod):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Cross-entropy, and from the second task on the distillation."""
-        parts = {"cross-entropy": classification_loss(step.logits, step.labels, step.classes)}
+        parts = {"cross-entropy": step.cross_entropy}
         if self._teacher is not None:
             with torch.no_grad():
                 targets = self._teacher(step.images)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slimkern.continual.config import ConfigError
-from slimkern.continual.methods.method import Batches, Method, Step, classification_loss
+from slimkern.continual.methods.method import Batches, Method, Step
 from slimkern.continual.network import ContinualNet
 
 
@@ -50,7 +50,7 @@ class ImportancePenalty(Method):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Cross-entropy, and from the second task on the penalty."""
-        parts = {"cross-entropy": classification_loss(step.logits, step.labels, step.classes)}
+        parts = {"cross-entropy": step.cross_entropy}
         if self._importance:
             parts["penalty"] = self._penalties * self.strength / 2 * self._distance(step.net)
         return parts

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimkern.continual.config import ConfigError
 from slimkern.continual.heads import CosineHead, Scale
-from slimkern.continual.methods.method import Step, classification_loss
+from slimkern.continual.methods.method import Step
 from slimkern.continual.methods.teacher import TaughtMethod
 from slimkern.continual.network import ContinualNet
 from slimkern.models.resnet import ResNet
@@ -61,7 +61,7 @@ class LUCIR(TaughtMethod):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Cross-entropy, and from the second task on less-forget and margin ranking."""
-        parts = {"cross-entropy": classification_loss(step.logits, step.labels, step.classes)}
+        parts = {"cross-entropy": step.cross_entropy}
         teacher = self._teacher
         if teacher is None:
             return parts

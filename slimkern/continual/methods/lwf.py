@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from slimkern.continual.config import ConfigError
-from slimkern.continual.methods.method import Step, classification_loss
+from slimkern.continual.methods.method import Step
 from slimkern.continual.methods.teacher import TaughtMethod, distillation
 
 
@@ -32,7 +32,7 @@ class LwF(TaughtMethod):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Cross-entropy, and from the second task on the distillation."""
-        parts = {"cross-entropy": classification_loss(step.logits, step.labels, step.classes)}
+        parts = {"cross-entropy": step.cross_entropy}
         if self._teacher is not None:
             with torch.no_grad():
                 targets = self._teacher(step.images)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Self
+from functools import cached_property
+from typing import Any, ClassVar, Self, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimkern.continual.config import ConfigError
 from slimkern.continual.evaluation import logits_as_scores
-from slimkern.continual.network import ContinualNet
+from slimkern.continual.network import ContinualNet, unhalved
 from slimkern.models.resnet import ResNet
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
@@ -29,17 +29,27 @@ class Step:
         net: the network being trained.
         images: augmented images, float32 [N, C, H, W].
         labels: int64 [N], positions in the class order.
-        logits: those of width 1.0, [N, classes seen].
         classes: the labels that cross-entropies choose among: those of the present task, or with rehearsal all seen.
-        features: those of width 1.0, [N, C], by position.
+        maps: the backbone's last maps at width 1.0, [N, C, H, W].
+        cross_entropy: the mean cross-entropy at width 1.0 over `classes`.
     """
 
     net: ContinualNet
     images: Tensor
     labels: Tensor
-    logits: Tensor
     classes: range
-    features: Tensor
+    maps: Tensor
+    cross_entropy: Tensor
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Those of width 1.0, [N, C], by position; float32 under autocast too."""
+        return unhalved(self.net.backbone.pooled(self.maps))
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Those of width 1.0, [N, classes seen]; float32 under autocast too."""
+        return unhalved(cast(Tensor, self.net.classify(self.features)))
 
 
 @dataclass
@@ -124,14 +134,3 @@ class Method:
 
     def load_state_dict(self, state: dict[str, Any], net: ContinualNet) -> None:
         """Take up a state given by `state_dict`; `net` is the network as it was then."""
-
-
-def classification_loss(logits: Tensor, labels: Tensor, classes: range) -> Tensor:
-    """Mean cross-entropy over consecutive classes (Eq. 4 of ScrollNet has one such term for each width).
-
-    Args:
-        logits: [N, classes seen].
-        labels: int64 [N], all within `classes`.
-        classes: the labels to choose among.
-    """
-    return F.cross_entropy(logits[:, classes.start : classes.stop], labels - classes.start)

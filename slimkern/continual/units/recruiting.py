@@ -85,7 +85,7 @@ class Recruiter:
         rules, inputs = self._rules, self._train.inputs
         shape = (int(rules.candidates), int(rules.nodes), inputs.shape[1])
         weights = (torch.rand(shape, dtype=inputs.dtype, device=inputs.device) * 2 - 1) * rules.scale / shape[-1] ** 0.5
-        biases = (torch.rand(shape[:2], dtype=inputs.dtype, device=inputs.device) * 2 - 1) * rules.phase
+        biases = (torch.rand(shape[:2], dtype=inputs.dtype, device=inputs.device) * 2 - 1) * rules.scale
         against = torch.cat([self.residual, self.basis], 1)
         grams, crosses = scan(inputs, against, weights, biases, self._nonlinearity)
         crosses, inside = crosses.split([len(self._classes), self.basis.shape[1]], 2)

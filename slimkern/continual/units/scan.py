@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 Nonlinearity = Callable[[Tensor], Tensor]
-NONLINEARITIES: dict[str, Nonlinearity] = {
-    "sine": torch.sin, "relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh
-}  # fmt: skip
+NONLINEARITIES: dict[str, Nonlinearity] = {"sigmoid": torch.sigmoid, "relu": torch.relu, "tanh": torch.tanh}
 _SAMPLES = 1024
 
 

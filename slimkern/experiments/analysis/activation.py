@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,8 @@ def _draw_panel(panel: Any, own: Activation) -> None:
     panel.set_xticks(own.sizes, [str(size) for size in own.sizes], fontsize=8)
     panel.minorticks_off()
     panel.set_xlabel("images in a test batch")
-    panel.set_title(f"{own.group.label}, {own.group.runs[0].config['data']} (n = {len(own.nodes)})", fontsize=9)
+    title = f"{own.group.label}, {own.group.runs[0].config['data']} (n\u00a0=\u00a0{len(own.nodes)})"
+    panel.set_title(fill(title, 60), fontsize=9)
 
 
 def _average(event: dict[str, Any], kind: str, size: int) -> float:

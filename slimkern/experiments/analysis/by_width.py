@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 
-from slimkern.continual.metrics import average_accuracy, forgetting
+from slimkern.continual.metrics import Setting, average_accuracy, forgetting
 from slimkern.experiments.optional import load_extra
 from slimkern.experiments.plots import SETTINGS, STYLE, save_figure
 from slimkern.experiments.runs import Group, ReportError
@@ -30,15 +31,14 @@ def refuse_unknown(widths: Sequence[float], groups: Sequence[Group]) -> None:
 def long_table(groups: Sequence[Group], widths: Sequence[float]) -> Table:
     """One row a group, width, setting and task learned: average accuracy and forgetting, percent."""
     rows = [
-        (group.label, len(group.runs), f"{width:g}", f"task-{setting}", after + 1, *(
-            Spread.of(group.measure(lambda counts: metric(counts, setting, width)[after]))  # noqa: B023
-            for metric in METRICS.values()
-        ))
+        (group.label, len(group.runs), f"{width:g}", f"task-{setting}", after, *spreads)
         for group in groups
         for width in widths or group.widths
         for setting in SETTINGS
-        for after in range(group.runs[0].finished_tasks)
-    ]  # fmt: skip
+        for after, spreads in enumerate(
+            zip(*(_spreads(group, metric, width, setting) for metric in METRICS), strict=True), start=1
+        )
+    ]
     headers = ("run", "n", "width", "setting", "after task", *METRICS)
     return Table("Average accuracy and forgetting of every width, percent", headers, tuple(rows))
 
@@ -87,15 +87,15 @@ def _draw_panel(panel: Any, group: Group, widths: Sequence[float], colours: Any)
         panel.plot(tasks, mean, marker="o", color=colour, label=f"width {width:g}")
         if len(group.runs) > 1:
             panel.fill_between(tasks, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
-    panel.set_title(f"{group.label} (n = {len(group.runs)})", fontsize=9)
+    panel.set_title(fill(f"{group.label} (n\u00a0=\u00a0{len(group.runs)})", 48), fontsize=9)
     panel.set_xlabel("tasks learned")
     panel.set_ylabel("average accuracy (%)")
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.legend(fontsize=8)
 
 
-def _spreads(group: Group, metric: str, width: float) -> list[Spread]:
-    values = group.measure(lambda counts: METRICS[metric](counts, "agnostic", width))
+def _spreads(group: Group, metric: str, width: float, setting: Setting = "agnostic") -> list[Spread]:
+    values = group.measure(lambda counts: METRICS[metric](counts, setting, width))
     return [Spread.of(column) for column in values.T]
 
 

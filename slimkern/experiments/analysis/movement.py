@@ -75,9 +75,9 @@ def movement_table(moves: Sequence[Moves]) -> Table:
 def draw_movement(moves: Sequence[Moves], path: Path) -> None:
     """Blocks down, tasks across, one panel a group: relative movement, mean over layers and runs.
 
-    Of each task it is divided by the mean over blocks, so that colours tell which blocks a task moved more than
-    others; the number in each cell is the relative movement itself, in percent. A frame marks the block that was ranked
-    first, where all runs of a group ranked alike.
+    Colours tell which blocks a task moved more than others: the movement of a block over the mean of all in that task
+    and run. The number in each cell is the relative movement itself, in percent. A frame marks the block that was
+    ranked first, where all runs of a group ranked alike.
 
     Raises:
         ImportError: if matplotlib isn't installed.
@@ -85,7 +85,7 @@ def draw_movement(moves: Sequence[Moves], path: Path) -> None:
     """
     matplotlib = load_extra("matplotlib", extra="plot")
     means = [own.relative.mean(0).T for own in moves]
-    shares = [mean / np.maximum(mean.mean(0), 1e-30) for mean in means]
+    shares = [(own.relative / own.relative.mean(2, keepdims=True).clip(1e-30)).mean(0).T for own in moves]
     reach = max(float(np.abs(share - 1).max()) for share in shares) or 1.0
     across = min(len(moves), 2)
     down = -(-len(moves) // across)

@@ -20,7 +20,7 @@ _SHOWN = 3
 
 
 class ProgressWatcher(Watcher):
-    """Says when a run begins and ends, and on a terminal shows how far all of them are.
+    """Says when a run is handed over and how it ends, and on a terminal shows how far all of them are.
 
     What is shown is read from the run folders, so it is the same wherever the runs are trained.
 
@@ -51,9 +51,9 @@ class ProgressWatcher(Watcher):
         self._bar.stop()
 
     def started(self, job: Job) -> None:
-        """Says so, and where an unfinished run goes on."""
+        """Says so, and where an unfinished run goes on. A cluster may let it wait for its turn."""
         found = progress_of(job)
-        self._print(f"{job.name}: {'goes on after ' + found.detail if found.share else 'begins'}")
+        self._print(f"{job.name}: on its way{', again, after ' + found.detail if found.share else ''}")
 
     def waited(self, running: Sequence[Job]) -> None:
         """Moves the live line on."""

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from slimkern.continual.config import Protocol, TrainConfig
-from slimkern.continual.methods import EWC, Method, Step, make_method
+from slimkern.continual.methods import EWC, Method, make_method
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
 from slimkern.widths import Widths
-from tests.continual.few_digits import restored, stored
+from tests.continual.few_digits import restored, step_with, stored
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -72,7 +72,9 @@ def nudge(net: ContinualNet, seed: int = 1) -> None:
 
 def losses(method: Method, net: ContinualNet) -> dict[str, Tensor]:
     labels = torch.tensor([2, 3, 4])
-    return method.losses(Step(net, torch.zeros(3, 1, 8, 8), labels, torch.eye(3, 5), range(2, 5), torch.zeros(3, 32)))
+    return method.losses(
+        step_with(net, torch.zeros(3, 1, 8, 8), labels, torch.eye(3, 5), range(2, 5), torch.zeros(3, 32))
+    )
 
 
 def expected_penalty(method: Method, net: ContinualNet, strength: float) -> float:

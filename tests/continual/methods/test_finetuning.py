@@ -8,13 +8,14 @@ from slimkern.continual.methods import FineTuning, Step
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
 from slimkern.widths import Widths
+from tests.continual.few_digits import step_with
 
 CLASSES = range(2, 5)
 NET = ContinualNet(resnet18(None, Widths.of(1), in_channels=1, channels=1), Widths.of(1))
 
 
 def step(logits: torch.Tensor, labels: torch.Tensor) -> Step:
-    return Step(NET, torch.zeros(len(labels), 1, 8, 8), labels, logits, CLASSES, torch.zeros(len(labels), 8))
+    return step_with(NET, torch.zeros(len(labels), 1, 8, 8), labels, logits, CLASSES, torch.zeros(len(labels), 8))
 
 
 def test_the_loss_is_the_cross_entropy_of_the_tasks_own_classes() -> None:

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from slimkern.continual.methods import ICaRL, Step
+from slimkern.continual.methods import ICaRL
 from slimkern.continual.methods.icarl import sigmoid_distillation
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
 from slimkern.width_batch import WidthBatch, at_width, every_width
 from slimkern.widths import Widths
-from tests.continual.few_digits import restored, stored
+from tests.continual.few_digits import restored, step_with, stored
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 LABELS = torch.tensor([0, 3, 4, 1, 3, 2])
@@ -58,7 +58,7 @@ def test_the_loss_adds_the_distillation_of_old_classes_times_its_strength(net: C
     images = IMAGES.double()
     logits = net.eval()(images)
     assert isinstance(logits, Tensor)
-    parts = method.losses(Step(net, images, LABELS, logits, range(7), torch.zeros(6, 32)))
+    parts = method.losses(step_with(net, images, LABELS, logits, range(7), torch.zeros(6, 32)))
     targets = teacher(images)
     assert isinstance(targets, Tensor) and targets.shape == (6, 5) and logits.shape == (6, 7)
     powers = np.exp(logits.detach().numpy())

@@ -16,7 +16,7 @@ from slimkern.models import resnet18
 from slimkern.nn import scroll_to
 from slimkern.width_batch import WidthBatch, every_width
 from slimkern.widths import Widths
-from tests.continual.few_digits import restored, stored
+from tests.continual.few_digits import restored, step_with, stored
 
 WIDTHS = Widths.of(4)
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -43,7 +43,7 @@ def step(net: ContinualNet) -> Step:
     features = net.backbone(every_width(IMAGES))
     logits = net.classify(features)
     assert isinstance(logits, WidthBatch)
-    return Step(net, IMAGES, LABELS, logits.at(1.0), range(5), features.at(1.0))
+    return step_with(net, IMAGES, LABELS, logits.at(1.0), range(5), features.at(1.0))
 
 
 def test_the_loss_is_that_of_equation_9(net: ContinualNet) -> None:

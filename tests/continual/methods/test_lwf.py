@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimkern.continual.methods import LwF, Step
+from slimkern.continual.methods import LwF
 from slimkern.continual.methods.teacher import distillation
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
 from slimkern.nn.scroll import current_scroll
 from slimkern.widths import Widths
-from tests.continual.few_digits import restored, stored
+from tests.continual.few_digits import restored, step_with, stored
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 LABELS = torch.tensor([2, 3, 4, 4, 3, 2])
@@ -56,7 +56,7 @@ def move_on(net: ContinualNet) -> None:
 def losses(method: LwF, net: ContinualNet) -> dict[str, Tensor]:
     logits = net(IMAGES)
     assert isinstance(logits, Tensor)
-    return method.losses(Step(net, IMAGES, LABELS, logits, range(2, 5), torch.zeros(6, 32)))
+    return method.losses(step_with(net, IMAGES, LABELS, logits, range(2, 5), torch.zeros(6, 32)))
 
 
 @given(

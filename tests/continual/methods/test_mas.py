@@ -6,12 +6,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from slimkern.continual.methods import MAS, Step
+from slimkern.continual.methods import MAS
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
 from slimkern.widths import Widths
-from tests.continual.few_digits import restored, stored
+from tests.continual.few_digits import restored, step_with, stored
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -53,7 +53,9 @@ def by_hand(net: ContinualNet, full: Batches) -> dict[str, NDArray[np.float64]]:
 
 def losses(method: MAS, net: ContinualNet) -> dict[str, Tensor]:
     labels = torch.tensor([2, 3, 4])
-    return method.losses(Step(net, torch.zeros(3, 1, 8, 8), labels, torch.eye(3, 5), range(2, 5), torch.zeros(3, 32)))
+    return method.losses(
+        step_with(net, torch.zeros(3, 1, 8, 8), labels, torch.eye(3, 5), range(2, 5), torch.zeros(3, 32))
+    )
 
 
 def test_importance_is_the_gradient_of_the_length_of_the_logits(net: ContinualNet) -> None:

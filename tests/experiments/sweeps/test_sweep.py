@@ -88,11 +88,11 @@ def test_progress_is_printed_a_line_an_event(tmp_path: Path) -> None:
     with ProgressWatcher(own, Console(file=file, width=200), clock=lambda: 10.0 * next(seconds)) as watcher:
         sweep(own, PretendedPool(slots=1), watcher)
     assert file.getvalue().splitlines() == [
-        "a: begins",
+        "a: on its way",
         "a: finished (1 of 3, 20 s left)",
-        "bad: begins",
+        "bad: on its way",
         "bad: failed: a reason (2 of 3, 10 s left)",
-        "c: begins",
+        "c: on its way",
         "c: finished (3 of 3, 0 s left)",
     ]
 

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from slimkern import every_width, scroll_to, scrollify
+from slimkern.kernels.configurations import Configuration
+from slimkern.kernels.geometry import Geometry
+from slimkern.kernels.scroll_conv2d import forward
+from slimkern.kernels.slab_table import nested
 from slimkern.kernels.tuning import Tuner
-from slimkern.ops import backends, scroll_conv2d, scroll_linear
+from slimkern.ops import backends, native, scroll_conv2d, scroll_linear
 from tests.ops.registration import check_registration
 from tests.ops.truth import assert_near, doubles
 
@@ -163,6 +168,46 @@ def test_torch_serves_what_is_refused_and_says_why(case: Case, groups: int, reas
     *slabs, weight, bias = case.leaves()
     with pytest.warns(UserWarning, match=f"scroll_conv2d: torch serves a call that Triton doesn't take: .*{reason}"):
         scroll_conv2d(slabs, weight, bias, case.outputs, *case.offsets, (1, 1), (1, 1), (1, 1), groups)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch serves")
+def test_a_whole_network_of_all_widths_trains_as_with_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5),
+    )  # fmt: skip
+    net = scrollify(plain, widths=4)
+    scroll_to(net, task=3)
+    images = torch.randn(2, 3, 6, 6)
+    found = {}
+    for backend in ("triton,native,torch", "torch"):
+        monkeypatch.setenv("SLIMKERN_BACKEND", backend)
+        net.zero_grad()
+        sum((logits.square().sum() for _, logits in net(every_width(images))), torch.zeros(())).backward()
+        found[backend] = {name: own.grad.clone() for name, own in net.named_parameters() if own.grad is not None}
+    asked, plain_torch = found.values()
+    assert asked.keys() == plain_torch.keys() == dict(net.named_parameters()).keys()
+    for name, gradient in asked.items():
+        assert_near(name, gradient, plain_torch[name].double(), 1e-4)
+
+
+@pytest.mark.skipif(native.why_unavailable("cpu") is not None, reason=f"{native.why_unavailable('cpu')}")
+def test_moments_spare_the_batch_norm_a_pass() -> None:
+    case = Case(bias=False)
+    *slabs, weight = case.leaves()
+    configuration = Configuration(16, 16, 16, 4, 3, 128, 64 * 1024)
+    table = nested(weight, case.inputs, case.outputs, *case.offsets)
+    results, moments = forward(slabs, [weight], None, table, Geometry((3, 3), padding=(1, 1)), configuration, True)
+    vectors = torch.rand(2, sum(case.outputs)).unbind()
+    offsets = [row.norm_offset for row in table]
+    with_moments, without = (
+        native.batch_norm_forward(results, *vectors, offsets, None, None, 1e-5, [], True, given)
+        for given in (moments, None)
+    )
+    for first, second in zip((*with_moments[0], *with_moments[1:]), (*without[0], *without[1:]), strict=True):
+        assert_near("batch norm", first, second.double(), 1e-5)
 
 
 def test_triton_serves_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ CASES = {
     [
         pytest.param(*numbers, id=name)
         for name, numbers in EVERY_SCROLL.items()
-        if numbers[0].blocks < 4 or numbers[1] == 3
+        if numbers[0].blocks < 4 or (numbers[0].blocks == 4 and numbers[1] == 3)
     ],
 )
 def test_scrolls(widths: Widths, scroll: int, in_place: bool) -> None:

@@ -1,0 +1,37 @@
+"""A whole sequence on the whole of MNIST, where it lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from slimkern.continual.config import TrainConfig
+from slimkern.continual.data import load
+from slimkern.continual.trainers import make_trainer
+from slimkern.continual.units.training import UnitTrainer
+from tests.continual.units.test_training import Noting
+
+DATA = os.environ.get("SLIMKERN_DATA")
+pytestmark = pytest.mark.skipif(not DATA or not (Path(DATA) / "MNIST").is_dir(), reason="no MNIST in SLIMKERN_DATA")
+
+
+def test_five_tasks_of_two_digits() -> None:
+    pytest.importorskip("torchvision")
+    config = TrainConfig(data="mnist", method="autoactivator", widths=(1.0,), seed=1)
+    told = Noting()
+    trainer = make_trainer(config, load("mnist", Path(str(DATA))), torch.device("cpu"))
+    assert isinstance(trainer, UnitTrainer)
+    counts = trainer.run(told)
+    correct = told.notes[-1][1]["correct"]
+
+    def accuracy(kind: str, size: int) -> float:
+        shares = [100 * own / total for own, total in zip(correct[kind][size], counts.totals, strict=True)]
+        return sum(shares) / len(shares)
+
+    assert sum(len(unit.biases) for unit in trainer.units) <= 760
+    assert accuracy("task", 100) >= 94 and accuracy("task", 1000) >= 97.3
+    # A batch tells which task it is from; a single image hardly does, and mixed ones mislead.
+    assert 40 < accuracy("none", 1) < 55 and accuracy("none", 1000) < 25

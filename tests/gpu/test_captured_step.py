@@ -1,0 +1,68 @@
+"""Training steps as CUDA graphs, beside the same steps launched one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from slimkern.captured_step import _Recording
+from slimkern.continual.config import MethodName
+from slimkern.continual.methods import METHODS
+from slimkern.continual.precision import PrecisionName
+from slimkern.continual.step import TrainStep
+from slimkern.continual.training import train
+from tests.continual.few_digits import TINY, Listener, few_digits
+
+pytestmark = pytest.mark.gpu
+LONGER = replace(TINY, epochs=4)
+TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 0.1, "fp16": 0.05}
+
+
+def losses(eager: bool, **changes: Any) -> list[float]:
+    told = Listener()
+    train(replace(LONGER, **changes), few_digits(), told, device="cuda", eager=eager)
+    assert told.epochs[-1].eager_because == ("it was asked for" if eager else None)
+    assert (told.epochs[-1].peak_memory or 0) > 0
+    return [epoch.loss for epoch in told.epochs]
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_captured_and_eager_runs_lose_the_same_float32(precision: PrecisionName) -> None:
+    captured, eager = (losses(way, precision=precision) for way in (False, True))
+    assert captured == pytest.approx(eager, rel=TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_captured(method: MethodName) -> None:
+    extra: dict[str, Any] = {"exemplars": 20} if METHODS[method].needs_exemplars else {}
+    captured, eager = (losses(way, method=method, **extra) for way in (False, True))
+    assert captured == pytest.approx(eager, rel=1e-2)
+
+
+def test_recomputed_and_partial_steps_can_be_captured() -> None:
+    changes: dict[str, Any] = {"recompute": True, "widths": (8.0,), "channels": 8, "widths_per_step": 3}
+    captured, eager = (losses(way, **changes) for way in (False, True))
+    assert captured == pytest.approx(eager, rel=1e-2)
+
+
+def strictly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which raises where the host would wait for the device."""
+
+    def strict(*arguments: Any, **options: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return function(*arguments, **options)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return strict
+
+
+@pytest.mark.parametrize("kind", [_Recording, TrainStep], ids=["captured", "eager"])
+def test_no_step_waits_for_the_device(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kind, "__call__", strictly(kind.__call__))
+    losses(eager=kind is TrainStep)
