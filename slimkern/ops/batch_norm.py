@@ -159,7 +159,9 @@ def check_batch_norm(
         entries = vector.shape[0]
         for shape, offset in zip(shapes, offsets, strict=True):
             if not 0 <= offset <= entries - shape[1]:
-                raise ValueError(f"{operator}: {name} has {entries} entries; {shape[1]} channels do not fit at {offset}")
+                raise ValueError(
+                    f"{operator}: {name} has {entries} entries; {shape[1]} channels do not fit at {offset}"
+                )
     if (norm.running_mean is None) != (norm.running_var is None):
         raise ValueError(f"{operator}: give running_mean and running_var both, or neither")
     if norm.running_mean is None and prod(shapes[0]) == shapes[0][1]:

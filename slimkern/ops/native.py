@@ -71,7 +71,7 @@ def takes_batch_norm(slabs: Sequence[Tensor], vectors: Sequence[Tensor | None], 
     for vector in vectors:
         if vector is not None and not (vector.dtype == torch.float32 and vector.is_contiguous()):
             return False
-    return all([tensor.dtype == dtype for tensor in like_slabs])
+    return all(tensor.dtype == dtype for tensor in like_slabs)
 
 
 def is_packed(slab: Tensor) -> bool:
