@@ -73,7 +73,7 @@ def shortened(dataset: Dataset, share: float) -> Dataset:
 def measure(config: TrainConfig, dataset: Dataset, images: int, device: str, eager: bool) -> Row:
     """The row of one setting."""
     shorter = shortened(dataset, images / IMAGES)
-    watch, seconds = measured(lambda: Trainer(config, shorter, torch.device(device), eager))
+    watch, seconds = measured(lambda: Trainer(config, shorter, torch.device(device), eager=eager))
     trained = round(IMAGES * min(1.0, images / IMAGES))
     # The first epochs of a GPU record graphs; the last is like all that would follow. Tests grow with the tasks seen.
     cell = 10 * EPOCHS * watch.epochs[-1] * IMAGES / trained + sum(range(1, 11)) * watch.rest

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimkern.nn.scroll_layer import ScrollLayer
+from slimkern.nn import ScrollConv2d, ScrollLinear
 
 
 class Movement:
@@ -47,7 +47,7 @@ def _weights(net: nn.Module) -> list[tuple[str, Tensor]]:
     return [
         (name, layer.weight.detach().reshape(layer.widths.blocks, -1))
         for name, layer in net.named_modules()
-        if isinstance(layer, ScrollLayer) and not layer.whole_out
+        if isinstance(layer, (ScrollConv2d, ScrollLinear)) and not layer.whole_out
     ]
 
 

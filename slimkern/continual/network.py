@@ -41,10 +41,10 @@ class ContinualNet(nn.Module):
         return sum(cast(ScrollLinear, head).out_features for head in self.heads)
 
     def add_head(self, classes: int) -> None:
-        """Add a head for `classes` more classes, at the backbone's device and scroll."""
+        """Add a head for `classes` more classes, of the backbone's device, dtype and scroll."""
         head = self._head(self.backbone.features, classes, widths=self.widths, whole_out=True)
         head.scroll = current_scroll(self.backbone)
-        self.heads.append(head.to(next(self.backbone.parameters()).device))
+        self.heads.append(head.to(next(self.backbone.parameters())))
 
     def forward(self, images: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Images [N, C, H, W] to logits [N, classes seen], at width 1.0 or at the widths of a WidthBatch."""
@@ -69,7 +69,7 @@ class ContinualNet(nn.Module):
         if type(self.scale) is nn.Identity and all(type(head) is ScrollLinear for head in self.heads):
             return cross_entropies(maps, cast(Sequence[ScrollLinear], self.heads), labels, classes)
         answers = cast(WidthBatch, self.classify(self.backbone.pooled(maps)))
-        competing = (logits[:, classes.start : classes.stop].float() for _, logits in answers)
+        competing = (unhalved(logits[:, classes.start : classes.stop]) for _, logits in answers)
         return torch.stack([F.cross_entropy(logits, labels - classes.start) for logits in competing])
 
     def by_channel(self, features: Tensor) -> Tensor:
@@ -78,3 +78,8 @@ class ContinualNet(nn.Module):
         Position j is channel (j + scroll * block) mod C, so features of one network at two scrolls compare like this.
         """
         return features.roll(self.widths.offset(self.backbone.features, current_scroll(self.backbone)), 1)
+
+
+def unhalved(tensor: Tensor) -> Tensor:
+    """Half precision, as autocast gives it, in float32; anything else as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -15,7 +15,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 @contextmanager
 def tensor_float_32(precision: PrecisionName) -> Iterator[None]:
     """Set PyTorch's switches of TF32 meanwhile: off for `fp32`, on for all others."""
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [place.allow_tf32 for place in places]
     try:
         for place in places:

@@ -37,13 +37,21 @@ def scroll_conv2d_batch_norm(
     """`scroll_conv2d`, then `switchable_batch_norm` of its results; see there for arguments, results and errors.
 
 <<<<<<< HEAD
-    Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype.
+    <<<<<<< HEAD
+        Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype.
 
-    Returns:
-        The results; those of the convolution, which can be differentiated too; the batch norm's mean and variance.
+        Returns:
+            The results; those of the convolution, which can be differentiated too; the batch norm's mean and variance.
+    =======
+        Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype. Where Triton
+        convolves, it takes all slabs at once, and the batch norm follows.
+    >>>>>>> main
 =======
     Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype. Where Triton
     convolves, it takes all slabs at once, and the batch norm follows.
+
+    Returns:
+        The results; those of the convolution, which can be differentiated too; the batch norm's mean and variance.
 >>>>>>> main
     """
     if choose("scroll_conv2d", slabs[0].device) == "triton":
@@ -52,7 +60,8 @@ def scroll_conv2d_batch_norm(
             slabs, own.weight, bias, out_channels, own.out_offset, own.in_offset, own.stride, own.padding, own.dilation,
             own.groups,
         )  # fmt: skip
-        return switchable_batch_norm(convolved, *norm[:2], offsets, *norm[2:], residuals, relu)
+        results, mean, variance = switchable_batch_norm(convolved, *norm[:2], offsets, *norm[2:], residuals, relu)
+        return results, convolved, mean, variance
     check_convolution(OPERATOR, slabs, convolution, bias, out_channels)
     shapes = [convolution.output_shape(slab, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     check_batch_norm(OPERATOR, slabs[0], shapes, norm, offsets, residuals)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimkern.continual.config import ConfigError
 from slimkern.continual.evaluation import logits_as_scores
-from slimkern.continual.network import ContinualNet
+from slimkern.continual.network import ContinualNet, unhalved
 from slimkern.models.resnet import ResNet
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
@@ -43,13 +43,13 @@ class Step:
 
     @cached_property
     def features(self) -> Tensor:
-        """Those of width 1.0, float32 [N, C], by position."""
-        return self.net.backbone.pooled(self.maps).float()
+        """Those of width 1.0, [N, C], by position; float32 under autocast too."""
+        return unhalved(self.net.backbone.pooled(self.maps))
 
     @cached_property
     def logits(self) -> Tensor:
-        """Those of width 1.0, float32 [N, classes seen]."""
-        return cast(Tensor, self.net.classify(self.features)).float()
+        """Those of width 1.0, [N, classes seen]; float32 under autocast too."""
+        return unhalved(cast(Tensor, self.net.classify(self.features)))
 
 
 @dataclass

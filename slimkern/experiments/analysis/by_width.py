@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from slimkern.continual.metrics import average_accuracy, forgetting
+from slimkern.continual.metrics import Setting, average_accuracy, forgetting
 from slimkern.experiments.optional import load_extra
 from slimkern.experiments.plots import SETTINGS, STYLE, save_figure
 from slimkern.experiments.runs import Group, ReportError
@@ -31,15 +31,14 @@ def refuse_unknown(widths: Sequence[float], groups: Sequence[Group]) -> None:
 def long_table(groups: Sequence[Group], widths: Sequence[float]) -> Table:
     """One row a group, width, setting and task learned: average accuracy and forgetting, percent."""
     rows = [
-        (group.label, len(group.runs), f"{width:g}", f"task-{setting}", after + 1, *(
-            Spread.of(group.measure(lambda counts: metric(counts, setting, width)[after]))  # noqa: B023
-            for metric in METRICS.values()
-        ))
+        (group.label, len(group.runs), f"{width:g}", f"task-{setting}", after, *spreads)
         for group in groups
         for width in widths or group.widths
         for setting in SETTINGS
-        for after in range(group.runs[0].finished_tasks)
-    ]  # fmt: skip
+        for after, spreads in enumerate(
+            zip(*(_spreads(group, metric, width, setting) for metric in METRICS), strict=True), start=1
+        )
+    ]
     headers = ("run", "n", "width", "setting", "after task", *METRICS)
     return Table("Average accuracy and forgetting of every width, percent", headers, tuple(rows))
 
@@ -95,8 +94,8 @@ def _draw_panel(panel: Any, group: Group, widths: Sequence[float], colours: Any)
     panel.legend(fontsize=8)
 
 
-def _spreads(group: Group, metric: str, width: float) -> list[Spread]:
-    values = group.measure(lambda counts: METRICS[metric](counts, "agnostic", width))
+def _spreads(group: Group, metric: str, width: float, setting: Setting = "agnostic") -> list[Spread]:
+    values = group.measure(lambda counts: METRICS[metric](counts, setting, width))
     return [Spread.of(column) for column in values.T]
 
 

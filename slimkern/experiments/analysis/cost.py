@@ -117,7 +117,7 @@ def cost_table(shapes: Sequence[Shape], widths: Sequence[float], batch: int, dev
 @torch.no_grad()
 def _latency(net: nn.Module, shape: Sequence[int], device: torch.device) -> tuple[float, float, float]:
     """Median and quartiles, in milliseconds."""
-    net = net.to(device, memory_format=torch.channels_last)
+    net = net.to(device).to(memory_format=torch.channels_last)
     images = torch.randn(*shape, device=device).to(memory_format=torch.channels_last)
     for _ in range(_WARM_UP):
         net(images)

@@ -22,7 +22,7 @@ from tests.ops.truth import assert_near
 @pytest.mark.parametrize("in_place", [True, False], ids=["in_place", "packed"])
 @pytest.mark.parametrize(("widths", "scroll"), EVERY_SCROLL.values(), ids=EVERY_SCROLL.keys())
 def test_every_scroll(widths: Widths, scroll: int, in_place: bool) -> None:
-    check(Case.at(widths, scroll, in_place=in_place, image=(4, 5), configuration=tile(32, 64, 64)))
+    check(Case.at(widths, scroll, in_place=in_place, image=(3, 5), configuration=tile(16, 64, 64)))
 
 
 @pytest.mark.usefixtures("guarded")
