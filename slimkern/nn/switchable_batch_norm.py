@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from slimkern.nn.deferred_tensor import DeferredTensor, can_be_put_off
 from slimkern.nn.synchronised import synchronised_batch_norm
 from slimkern.ops import backends, native
 from slimkern.ops.batch_norm import BatchNorm
+from slimkern.snapshot import ChangedError
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
 
@@ -167,8 +169,13 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def _catch_up(self) -> None:
         """Track the statistics of a batch whose result nobody has asked for yet, so that they come in order."""
-        if self._untracked is not None:
-            self._untracked((), False)
+        work, self._untracked = self._untracked, None
+        if work is None:
+            return
+        try:
+            work((), False)
+        except ChangedError as error:
+            warnings.warn(f"running statistics miss a batch whose result was never used: {error}", stacklevel=3)
 
     def _serves_deferred(self, images: Tensor) -> bool:
         """Whether to leave a ReLU to the kernel: one has been seen to follow, and torch offers no such kernel."""
@@ -263,6 +270,8 @@ class SwitchableBatchNorm2d(nn.Module):
         super()._save_to_state_dict(*arguments)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        if self._untracked is not None:
+            self._untracked.track = self._untracked = None  # what is loaded takes the place of what it would track
         for name, own in (*self._parameters.items(), *self._buffers.items()):
             given = state_dict.get(prefix + name)
             if given is None or own is None or given.shape == own.shape:
