@@ -24,8 +24,8 @@ def capture(
 
     The step computes what it would without this; on a CPU it always runs eagerly. A graph holds for tensors of one
     shape, dtype and layout, for one set of keyword arguments, and for the modes of autograd and autocast: other calls
-    get graphs of their own. What was recorded is dropped when `modules` gain or lose a layer, scroll, or change between training and evaluation. If a step can't
-    be recorded it runs eagerly from then on, and `reason` says why.
+    get graphs of their own. What was recorded is dropped when `modules` gain or lose a layer, scroll, or change between
+    training and evaluation. If a step can't be recorded it runs eagerly from then on, and `reason` says why.
 
     Args:
         step: a function of tensors, and of keyword arguments that can be hashed. All tensors that it reads or changes

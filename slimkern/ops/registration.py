@@ -79,7 +79,8 @@ class Operator:
     """A function registered as `torch.ops.slimkern.<name>`.
 
     Calling it goes through PyTorch's dispatcher where somebody there has to know of the call: while tracing or
-    compiling, under a mode, a transform or a profiler, for subclasses of tensors. Elsewhere it is a call of the function.
+    compiling, under a mode, a transform or a profiler, for subclasses of tensors. Elsewhere it is a call of the
+    function.
 
     Args:
         name: its name.
