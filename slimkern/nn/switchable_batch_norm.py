@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.nn.modules.module import _has_any_global_hook
 
 from slimkern.nn.deferred import DeferredBatchNorm, DeferredConvolution
 from slimkern.nn.deferred_tensor import DeferredTensor, can_be_put_off
@@ -44,6 +45,8 @@ class SwitchableBatchNorm2d(nn.Module):
     Attributes:
         process_group: processes whose batches count as one in training mode, or None for each on its own. They all have
             to call the same batch norms in the same order.
+        feeds_relu: whether nothing but a ReLU, or an addition before one, reads the results.
+        relus: those of them that are modules.
 
     Shape:
         [N, C, H, W] as a tensor; [N, w*C, H, W] for each slab.
@@ -74,6 +77,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.affine, self.track_running_stats = affine, track_running_stats
         self.widths = Widths.of(widths)
         self.feeds_relu = False
+        self.relus: tuple[nn.Module, ...] = ()
         self._untracked: DeferredBatchNorm | None = None
         self.process_group: ProcessGroup | None = None
         if not whole:
@@ -181,7 +185,7 @@ class SwitchableBatchNorm2d(nn.Module):
         """Whether to leave a ReLU to the kernel: one has been seen to follow, and torch offers no such kernel."""
         return (
             self.feeds_relu
-            and not self._forward_hooks
+            and not any(map(_has_hooks, (self, *self.relus)))
             and can_be_put_off(images)
             and images.numel() >= WORTH_DEFERRING
             and backends.choose("switchable_batch_norm", images.device) == "native"
@@ -298,3 +302,9 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def _device(self) -> torch.device:
         return next((t.device for t in (self.weight, self.running_mean) if t is not None), torch.device("cpu"))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody would look at what comes out of a module, or at the gradients that go in."""
+    own = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(own) or _has_any_global_hook()
