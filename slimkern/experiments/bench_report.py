@@ -116,9 +116,8 @@ def _origin(rows: Sequence[Row]) -> str:
     plain = ", ".join(sorted({str(row["figures"]["plain"]) for row in rows if row["figures"].get("plain")}))
     repetitions = " or ".join(map(str, sorted({row["repetitions"] for row in rows})))
     return (
-        f"Medians of {repetitions} interleaved repetitions, "
-        f'and the 20th and 80th percentile; ratios are to "{plain}" of the same precision. torch {all_of("torch")}, '
-        f"commit {commits}."
+        f"Medians of {repetitions} interleaved repetitions, and the 20th and 80th percentile of the ratios, which are "
+        f'to\n"{plain}" of the same precision, repetition by repetition. torch {all_of("torch")}, commit {commits}.'
     )
 
 
@@ -159,7 +158,7 @@ def _draw_steps(rows: Sequence[Row], path: Path) -> Path:
             axis.margins(x=0.12)
             axis.grid(axis="y", visible=False)
             axis.grid(axis="x", visible=True)
-            axis.legend(loc="lower right")
+            axis.legend(loc="upper right")
         return _stored(figure, path)
 
 

@@ -59,8 +59,8 @@ def test_the_table_shows_medians_and_ratios_of_the_case_shown() -> None:
         "| --- | ---: | ---: | ---: | ---: |\n"
         "| plain, eager | 600.0 | 1.00 (0.90 to 1.10) |  |  |\n"
         "| slimkern native, eager | 1234.6 | 2.06 (1.96 to 2.16) | 9.88 | 1.90 (1.80 to 2.00) |\n\n"
-        "Medians of 7 interleaved repetitions, and the 20th and 80th percentile; ratios are to \"plain, eager\" of the "
-        "same precision. torch 2.15.0, commit 0123456789ab.\n"
+        "Medians of 7 interleaved repetitions, and the 20th and 80th percentile of the ratios, which are to\n"
+        "\"plain, eager\" of the same precision, repetition by repetition. torch 2.15.0, commit 0123456789ab.\n"
     )  # fmt: skip
 
 
