@@ -291,7 +291,7 @@ class SwitchableBatchNorm2d(nn.Module):
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}, widths={self.widths.fractions}{', whole' * self.whole}, "
-            f"backend={backends.choose('switchable_batch_norm', self._device())}"
+            f"backend={backends.describe('switchable_batch_norm', self._device())}"
         )
 
     def _size(self, width: float) -> int:
