@@ -36,23 +36,11 @@ def scroll_conv2d_batch_norm(
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """`scroll_conv2d`, then `switchable_batch_norm` of its results; see there for arguments, results and errors.
 
-<<<<<<< HEAD
-    <<<<<<< HEAD
-        Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype.
-
-        Returns:
-            The results; those of the convolution, which can be differentiated too; the batch norm's mean and variance.
-    =======
-        Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype. Where Triton
-        convolves, it takes all slabs at once, and the batch norm follows.
-    >>>>>>> main
-=======
     Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype. Where Triton
     convolves, it takes all slabs at once, and the batch norm follows.
 
     Returns:
         The results; those of the convolution, which can be differentiated too; the batch norm's mean and variance.
->>>>>>> main
     """
     if choose("scroll_conv2d", slabs[0].device) == "triton":
         own = convolution
