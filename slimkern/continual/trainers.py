@@ -22,19 +22,6 @@ def make_trainer(
 ) -> Trainer | UnitTrainer:
     """The trainer of a run, at its start.
 
-<<<<<<< HEAD
-        Args:
-            config: the run.
-            dataset: its images.
-            device: where to train.
-            processes: those that train the run together.
-    <<<<<<< HEAD
-            eager: launch every operator of a step by itself, on a GPU too.
-    =======
-            eager: launch operators one by one on a GPU too.
-    >>>>>>> main
-            features: for AutoActivator, a frozen network in place of the one in the file that the configuration names.
-=======
     Args:
         config: the run.
         dataset: its images.
@@ -42,10 +29,9 @@ def make_trainer(
         processes: those that train the run together.
         eager: launch operators one by one on a GPU too.
         features: for AutoActivator, a frozen network in place of the one in the file that the configuration names.
->>>>>>> main
 
-        Raises:
-            ConfigError, TaskError: the configuration can't be run.
+    Raises:
+        ConfigError, TaskError: the configuration can't be run.
     """
     if config.method == "autoactivator":
         if processes.count > 1:
