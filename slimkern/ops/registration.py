@@ -81,7 +81,8 @@ class Operator:
     """A function registered as `torch.ops.slimkern.<name>`.
 
     Calling it goes through PyTorch's dispatcher where somebody there has to know of the call: while tracing or
-    compiling, under a mode or a transform, for subclasses of tensors. Elsewhere it is a call of the function.
+    compiling, under a mode, a transform or a profiler, for subclasses of tensors. Elsewhere it is a call of the
+    function.
 
     Args:
         name: its name.
@@ -197,6 +198,7 @@ def _is_direct(tensors: Sequence[Tensor | None]) -> bool:
         and not torch._C._len_torch_function_stack()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._get_tracing_state()
+        and not torch.autograd._profiler_enabled()
         and _PLAIN.issuperset(map(type, tensors))
     )
 

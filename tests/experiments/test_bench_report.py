@@ -93,8 +93,14 @@ def test_report_writes_readme_and_pictures(results: Path, tmp_path: Path) -> Non
         ("[]", "holds no rows"),
         ("{", "doesn't hold rows"),
         ("[1]", "doesn't hold"),
+        (
+            json.dumps([{key: value for key, value in ROWS[0].items() if key != "versions"}]),
+            "doesn't hold .* 'versions'",
+        ),
+        (json.dumps([ROWS[0] | {"case": {}}]), "doesn't hold .* 'batch'"),
+        (json.dumps([ROWS[0] | {"figures": {}}]), "holds no rows of training steps"),
     ],
-    ids=["nothing", "empty", "damaged", "other"],
+    ids=["nothing", "empty", "damaged", "other", "without_versions", "of_no_case", "without_a_plain_one"],
 )
 def test_results_without_rows_are_refused(content: str | None, message: str, tmp_path: Path) -> None:
     if content is not None:
