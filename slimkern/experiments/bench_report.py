@@ -77,7 +77,9 @@ def _checked(row: Row) -> Row:
     Raises:
         KeyError, TypeError: it hasn't.
     """
-    itemgetter(*_KEYS)(row), itemgetter("p50")(row["milliseconds"]), itemgetter("torch")(row["versions"])
+    itemgetter(*_KEYS)(row)
+    itemgetter("p50")(row["milliseconds"])
+    itemgetter("torch")(row["versions"])
     if row["benchmark"] in ("training_step", "step_breakdown"):
         itemgetter("batch", "precision")(row["case"])
     return row

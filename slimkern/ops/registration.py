@@ -198,7 +198,7 @@ def _is_direct(tensors: Sequence[Tensor | None]) -> bool:
         and not torch._C._len_torch_function_stack()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._get_tracing_state()
-        and not torch.autograd._profiler_enabled()
+        and not torch._C._autograd._profiler_enabled()
         and _PLAIN.issuperset(map(type, tensors))
     )
 
