@@ -14,12 +14,12 @@ from itertools import pairwise
 import torch
 from rows import copy_bandwidth, in_turns
 
-_MATRIX = {"cpu": 1024, "cuda": 8192}
+_MATRIX = {"cpu": 768, "cuda": 8192}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Speeds measured in this process: FLOP a second of a matrix product in the precision, bytes a second of a copy."""
+    """The best speeds of many tries in this process: FLOP a second of a matrix product, bytes a second of a copy."""
 
     flops: float
     bandwidth: float
@@ -28,7 +28,7 @@ class Machine:
     def measured(cls, dtype: torch.dtype, device: str) -> Machine:
         size = _MATRIX[device]
         one = torch.ones(size, size, dtype=dtype, device=device)
-        seconds = in_turns({"product": lambda: one @ one}, 10, device=device)["product"]
+        seconds = in_turns({"product": lambda: one @ one}, 100, device=device)["product"]
         return cls(2 * size**3 / min(seconds), copy_bandwidth(device))
 
 

@@ -178,7 +178,7 @@ def finish(rows: Sequence[Row], options: argparse.Namespace) -> None:
         print("Written:", *save(rows), sep="\n  ")
 
 
-def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repetitions: int = 10) -> float:
+def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repetitions: int = 30) -> float:
     """Bytes a second of the fastest copy between two tensors larger than any cache, reading and writing counted."""
     source = torch.ones(megabytes * 2**18, device=device)
     target = torch.empty_like(source)

@@ -23,9 +23,9 @@ def capture(
             loss = step(images, labels)  # the first calls run eagerly, then one is recorded, and from then on replayed
 
     The step computes what it would without this; on a CPU it always runs eagerly. A graph holds for tensors of one
-    shape, dtype and layout and for one set of keyword arguments: other calls get graphs of their own. What was recorded
-    is dropped when `modules` gain or lose a layer, scroll, or change between training and evaluation. If a step can't
-    be recorded it runs eagerly from then on, and `reason` says why.
+    shape, dtype and layout, for one set of keyword arguments, and for the modes of autograd and autocast: other calls
+    get graphs of their own. What was recorded is dropped when `modules` gain or lose a layer, scroll, or change between
+    training and evaluation. If a step can't be recorded it runs eagerly from then on, and `reason` says why.
 
     Args:
         step: a function of tensors, and of keyword arguments that can be hashed. All tensors that it reads or changes
@@ -138,8 +138,10 @@ class CapturedStep:
         """Take the step, eagerly or by replaying it.
 
         Raises:
-            ValueError: a tensor that requires a gradient, which a graph's own copy could not pass on.
+            ValueError: a tensor that requires a gradient, which a graph's own copy could not pass on; one by keyword.
         """
+        if by_keyword := [name for name, value in settings.items() if isinstance(value, Tensor)]:
+            raise ValueError(f"a captured step takes tensors by position, but was given {by_keyword[0]} by keyword")
         if any(tensor.requires_grad for tensor in tensors):
             raise ValueError("tensors given to a captured step must not require gradients; pass them detached")
         if self.reason is None:
@@ -149,7 +151,11 @@ class CapturedStep:
         structure = self._structure_now()
         if structure != self._structure:
             self._forget(structure)
-        kind = (*((t.shape, t.stride(), t.dtype, t.device) for t in tensors), frozenset(settings.items()))
+        kind = (
+            *((t.shape, t.stride(), t.dtype, t.device) for t in tensors),
+            frozenset((name, type(value), value) for name, value in settings.items()),  # 1 == 1.0 == True
+            _modes(),
+        )
         if kind in self._recordings:
             return self._recordings[kind](tensors)
         if len(self._recordings) == self._most or self._calls[kind] < self._warmup:
@@ -181,3 +187,9 @@ class CapturedStep:
             for own in self._modules
             for module in own.modules()
         )
+
+
+def _modes() -> tuple[Hashable, ...]:
+    """What a step may compute differently by, without being told."""
+    cast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), cast

@@ -29,7 +29,7 @@ def describe() -> str:
         "operators",
     ]
     for operator in backends.OPERATORS:
-        lines.append(f"  {operator}: {_chosen(operator)}")
+        lines.append(f"  {operator}: {backends.describe(operator, 'cpu')}")
         refusals = [(backend, backends.why_not(operator, backend)) for backend in backends.BACKENDS]
         lines += [f"    {backend}: {reason}" for backend, reason in refusals if reason]
     lines += ["", "native core", *_native_core(), "", "extras"]
@@ -38,13 +38,6 @@ def describe() -> str:
         state = f"missing {', '.join(missing)}; pip install 'slimkern[{extra}]'" if missing else "installed"
         lines.append(f"  {extra}: {state}")
     return "\n".join(lines)
-
-
-def _chosen(operator: str) -> str:
-    try:
-        return backends.choose(operator, "cpu")
-    except ValueError as error:
-        return str(error)
 
 
 def _native_core() -> list[str]:

@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 
+class ChangedError(RuntimeError):
+    """Put-off work can't be done any more."""
+
+
 class Snapshot:
     """Remembers how often each tensor has been changed in place, by the count that autograd keeps too."""
 
@@ -19,10 +23,10 @@ class Snapshot:
         """Raise if one was changed since.
 
         Raises:
-            RuntimeError: the message names `what` was changed.
+            ChangedError: the message names `what` was changed.
         """
         if self._versions != [_version(tensor) for tensor in self._tensors]:
-            raise RuntimeError(
+            raise ChangedError(
                 f"{what} was modified in place before the result was used; use the result first, or modify a copy"
             )
 

@@ -56,6 +56,25 @@ def test_another_kind_of_call_gets_a_graph_of_its_own(log: list[str], others: tu
     assert step.recorded == 2 and log.count("eager") == 2 and log.count("replayed") == 4
 
 
+@pytest.mark.parametrize("others", [1, 1.0], ids=["int", "float"])
+def test_settings_that_are_equal_but_of_another_type_are_told_apart(others: float) -> None:
+    step = captured(lambda images, factor: images * 2 if factor is True else images * factor, warmup=0)
+    assert [float(step(torch.ones(1), factor=factor)) for factor in (True, others)] == [2, 1]
+
+
+def test_a_graph_holds_for_the_modes_it_was_recorded_in() -> None:
+    step = captured(lambda images: images * (2 if torch.is_grad_enabled() else 3), warmup=0)
+    assert float(step(torch.ones(1))) == 2
+    with torch.no_grad():
+        assert float(step(torch.ones(1))) == 3
+    assert step.recorded == 2
+
+
+def test_tensors_by_keyword_are_refused() -> None:
+    with pytest.raises(ValueError, match="takes tensors by position, but was given labels by keyword"):
+        sk.capture(lambda images, labels: images)(torch.ones(1), labels=torch.ones(1))
+
+
 def test_a_replay_sees_the_weights_as_they_are(log: list[str]) -> None:
     net = nn.Linear(1, 1, bias=False)
     step = captured(lambda x: net(x).sum().detach(), net, warmup=0)

@@ -48,6 +48,12 @@ def test_no_file_is_long() -> None:
     assert {file: length for file, length in LENGTHS.items() if length > 400} == {}
 
 
+def test_no_file_holds_marks_of_a_merge() -> None:
+    marks = ("<<<<<<< ", ">>>>>>> ")
+    lines = {file: (ROOT / file).read_text(encoding="utf-8").splitlines() for file in LENGTHS}
+    assert [file for file, own in lines.items() if any(line.strip().startswith(marks) for line in own)] == []
+
+
 def test_the_median_file_is_short() -> None:
     assert statistics.median(LENGTHS.values()) < 200
 

@@ -105,13 +105,27 @@ inline void check_backward(const std::vector<Tensor>& grads, const std::vector<T
   check_statistics("variance", variance, slabs);
 }
 
+// Without the dispatcher, which takes longer than the allocation itself.
+inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, torch::headeronly::IntHeaderOnlyArrayRef strides,
+                    int32_t dtype, const Tensor& like) {
+  int32_t device = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype, device,
+                                                         like.get_device_index(), &made));
+  return Tensor(made);
+}
+
 inline Tensor statistics_like(const std::vector<Tensor>& slabs) {
-  return torch::stable::new_empty(slabs[0], {channels(slabs)}, ScalarType::Float);
+  return empty({channels(slabs)}, {1}, aoti_torch_dtype_float32(), slabs[0]);
 }
 
 inline std::vector<Tensor> empty_like(const std::vector<Tensor>& slabs) {
+  int32_t dtype = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(slabs[0].get(), &dtype));
   std::vector<Tensor> result;
-  for (const Tensor& slab : slabs) result.push_back(torch::stable::empty_like(slab));
+  result.reserve(slabs.size());
+  for (const Tensor& slab : slabs) result.push_back(empty(slab.sizes(), slab.strides(), dtype, slab));
   return result;
 }
 

@@ -12,6 +12,8 @@
 
 namespace slimkern::cpu {
 
+inline int64_t threads() { return SLIMKERN_STD_THREADS; }
+
 template <typename Body>
 void parallel_for(int64_t count, const Body& body) {
   const int64_t share = (count + SLIMKERN_STD_THREADS - 1) / SLIMKERN_STD_THREADS;
@@ -30,6 +32,9 @@ void parallel_for(int64_t count, const Body& body) {
 namespace slimkern::cpu {
 
 // Calls body(first, end) for ranges that together make up [0, count).
+// How many of them work at once.
+inline int64_t threads() { return torch::stable::get_num_threads(); }
+
 template <typename Body>
 void parallel_for(int64_t count, const Body& body) {
   torch::stable::parallel_for(0, count, 1, body);

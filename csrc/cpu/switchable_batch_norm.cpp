@@ -2,6 +2,7 @@
 
 #include "common/affine.h"
 #include "common/moments.h"
+#include "cpu/groups.h"
 #include "cpu/tasks.h"
 
 namespace slimkern::cpu {
@@ -14,73 +15,28 @@ Affine affine_of(const Norm& norm, const Slab& slab, int64_t channel, const floa
 }
 
 template <typename Slabs>
-ColumnTable affine_columns(const Norm& norm, const Slabs& slabs, const Tasks& tasks, const float* mean,
-                           const float* variance) {
-  ColumnTable table(tasks);
+void set_affine_columns(ColumnTable& table, const Norm& norm, const Slabs& slabs, const Tasks& tasks,
+                        const float* mean, const float* variance) {
   for (int64_t place = 0; place < static_cast<int64_t>(slabs.size()); ++place)
     for (int64_t channel = 0; channel < slabs[place].channels; ++channel) {
       const Affine own = affine_of(norm, slabs[place], channel, mean, variance);
       table.set(tasks, place, channel, own.mean, own.scale, own.shift);
     }
-  return table;
-}
-
-void batch_moments(const Norm& norm, const std::vector<ForwardSlab>& slabs, const Tasks& tasks, float* mean,
-                   float* variance) {
-  std::vector<double> means(tasks.columns.back()), squares(tasks.columns.back());
-  const Passes& pass = passes(norm.element);
-  tasks.run([&](int64_t place, const Task& task) {
-    const int64_t columns = tasks.fold_of(task).columns, here = tasks.columns[place];
-    const Stretch x(tasks, task, norm.element, slabs[task.slab].x);
-    std::vector<float> scratch(3 * columns);
-    pass.moments(x.get(), task.rows, columns, scratch.data(), &means[here], &squares[here]);
-  });
-  for (int64_t place = 0; place < static_cast<int64_t>(slabs.size()); ++place) {
-    const ForwardSlab& slab = slabs[place];
-    std::vector<double> mean_so_far(slab.channels), squares_so_far(slab.channels);
-    int64_t before = 0;
-    tasks.each_part(place, [&](int64_t part, int64_t count) {
-      // As `merged` does, for counts that all channels have in common.
-      const double share = static_cast<double>(count) / static_cast<double>(before + count);
-      for (int64_t channel = 0; channel < slab.channels; ++channel) {
-        const double step = means[part + channel] - mean_so_far[channel];
-        mean_so_far[channel] += step * share;
-        squares_so_far[channel] += squares[part + channel] + step * step * (before * share);
-      }
-      before += count;
-    });
-    for (int64_t channel = 0; channel < slab.channels; ++channel) {
-      mean[slab.statistics + channel] = static_cast<float>(mean_so_far[channel]);
-      variance[slab.statistics + channel] = static_cast<float>(squares_so_far[channel] / slab.pixels);
-    }
-  }
 }
 
 Mask mask_of(const Norm& norm, const BackwardSlab& slab) {
   return !norm.relu ? Mask::none : slab.result ? Mask::result : Mask::recomputed;
 }
 
-constexpr int64_t kCachedBytes = 1 << 19;    // of slabs whose tensors stay in a core's own cache together
 constexpr int64_t kUncachedBytes = 1 << 19;  // of a slab whose result is best written past the caches
 
-int64_t bytes(const Norm& norm, const Slab& slab) { return slab.pixels * slab.channels * bytes_of(norm.element); }
+int64_t size_of(const Norm& norm, const Slab& slab) { return slab.pixels * slab.channels * bytes_of(norm.element); }
 
-// Calls body(slabs) with neighbouring slabs that fit into the cache together: the second pass over memory then finds
-// there what the first one read.
-template <typename AnySlab, typename Body>
-void for_groups(const Norm& norm, const std::vector<AnySlab>& slabs, const Body& body) {
-  std::vector<AnySlab> group;
+template <typename AnySlab>
+int64_t size_of_all(const Norm& norm, const std::vector<AnySlab>& slabs) {
   int64_t sum = 0;
-  for (const AnySlab& slab : slabs) {
-    if (!group.empty() && sum + bytes(norm, slab) > kCachedBytes) {
-      body(group);
-      group.clear();
-      sum = 0;
-    }
-    group.push_back(slab);
-    sum += bytes(norm, slab);
-  }
-  body(group);
+  for (const AnySlab& slab : slabs) sum += size_of(norm, slab);
+  return sum;
 }
 
 void merge_moments(const Slab& slab, const Given& given, float* mean, float* variance) {
@@ -94,101 +50,181 @@ void merge_moments(const Slab& slab, const Given& given, float* mean, float* var
   }
 }
 
-void forward_group(const Norm& norm, const std::vector<ForwardSlab>& slabs, const Given& given, float* mean,
-                   float* variance) {
-  const Tasks tasks(slabs);
-  if (given.moments) {
-    for (const ForwardSlab& slab : slabs) merge_moments(slab, given, mean, variance);
-  } else if (given.running_mean) {
-    for (const ForwardSlab& slab : slabs) {
-      std::copy_n(given.running_mean + slab.parameters, slab.channels, mean + slab.statistics);
-      std::copy_n(given.running_variance + slab.parameters, slab.channels, variance + slab.statistics);
-    }
-  } else {
-    batch_moments(norm, slabs, tasks, mean, variance);
-  }
-  const ColumnTable table = affine_columns(norm, slabs, tasks, mean, variance);
-  const Passes& pass = passes(norm.element);
-  tasks.run_backwards([&](int64_t, const Task& task) {
-    const ForwardSlab& slab = slabs[task.slab];
-    const Stretch x(tasks, task, norm.element, slab.x), residual(tasks, task, norm.element, slab.residual);
-    Stretch result(tasks, task, norm.element, slab.result, false);
-    pass.normalise(x.get(), residual.get(), result.get(), task.rows, tasks.fold_of(task).columns,
-                   table.of<ColumnAffine>(tasks, task.slab), norm.relu, bytes(norm, slab) > kUncachedBytes);
-    result.write();
-  });
-}
+// Slabs normalised together: see `run`.
+class ForwardGroup {
+ public:
+  ForwardGroup(const Norm& norm, const std::vector<ForwardSlab>& slabs, const Given& given, float* mean,
+               float* variance)
+      : norm_(norm), slabs_(slabs), given_(given), mean_(mean), variance_(variance), tasks_(slabs), table_(tasks_),
+        means_(reads() ? tasks_.columns.back() : 0), squares_(means_.size()) {}
 
-void backward_group(const Norm& norm, const std::vector<BackwardSlab>& slabs, bool batch_statistics, const float* mean,
-                    const float* variance, float* to_weight, float* to_bias) {
-  const Tasks tasks(slabs);
-  const ColumnTable table = affine_columns(norm, slabs, tasks, mean, variance);
-  const Passes& pass = passes(norm.element);
-  std::vector<double> sums(tasks.columns.back()), dots(tasks.columns.back());
-  tasks.run([&](int64_t place, const Task& task) {
-    const BackwardSlab& slab = slabs[task.slab];
-    const int64_t columns = tasks.fold_of(task).columns, here = tasks.columns[place];
-    const Stretch x(tasks, task, norm.element, slab.x), grad(tasks, task, norm.element, slab.grad),
-        result(tasks, task, norm.element, slab.result);
-    Stretch to_sum(tasks, task, norm.element, slab.to_sum, false);
+  int64_t reads() const { return given_.moments || given_.running_mean ? 0 : writes(); }
+  int64_t writes() const { return static_cast<int64_t>(tasks_.list.size()); }
+  int64_t bytes() const { return size_of_all(norm_, slabs_); }
+
+  void read(int64_t place) {
+    const Task& task = tasks_.list[place];
+    const int64_t columns = tasks_.fold_of(task).columns, here = tasks_.columns[place];
+    const Stretch x(tasks_, task, norm_.element, slabs_[task.slab].x);
     std::vector<float> scratch(3 * columns);
-    pass.reduce(grad.get(), x.get(), result.get(), to_sum.get(), task.rows, columns,
-                table.of<ColumnAffine>(tasks, task.slab), mask_of(norm, slab), scratch.data(), &sums[here],
-                &dots[here]);
-    to_sum.write();
-  });
+    passes(norm_.element).moments(x.get(), task.rows, columns, scratch.data(), &means_[here], &squares_[here]);
+  }
 
-  ColumnTable slopes(tasks);
-  for (int64_t place = 0; place < static_cast<int64_t>(slabs.size()); ++place) {
-    const BackwardSlab& slab = slabs[place];
-    std::vector<double> slab_sums(slab.channels), slab_dots(slab.channels);
-    tasks.each_part(place, [&](int64_t part, int64_t) {
-      for (int64_t channel = 0; channel < slab.channels; ++channel) {
-        slab_sums[channel] += sums[part + channel];
-        slab_dots[channel] += dots[part + channel];
+  void settle() {
+    for (int64_t place = 0; place < static_cast<int64_t>(slabs_.size()); ++place) {
+      const ForwardSlab& slab = slabs_[place];
+      if (given_.moments) {
+        merge_moments(slab, given_, mean_, variance_);
+      } else if (given_.running_mean) {
+        std::copy_n(given_.running_mean + slab.parameters, slab.channels, mean_ + slab.statistics);
+        std::copy_n(given_.running_variance + slab.parameters, slab.channels, variance_ + slab.statistics);
+      } else {
+        merge_batch(place, slab);
       }
+    }
+    set_affine_columns(table_, norm_, slabs_, tasks_, mean_, variance_);
+  }
+
+  void write(int64_t place) const {
+    const Task& task = tasks_.list[place];
+    const ForwardSlab& slab = slabs_[task.slab];
+    const Stretch x(tasks_, task, norm_.element, slab.x), residual(tasks_, task, norm_.element, slab.residual);
+    Stretch result(tasks_, task, norm_.element, slab.result, false);
+    passes(norm_.element)
+        .normalise(x.get(), residual.get(), result.get(), task.rows, tasks_.fold_of(task).columns,
+                   table_.of<ColumnAffine>(tasks_, task.slab), norm_.relu, size_of(norm_, slab) > kUncachedBytes);
+    result.write();
+  }
+
+ private:
+  void merge_batch(int64_t place, const ForwardSlab& slab) {
+    std::vector<double> mean(slab.channels), squares(slab.channels);
+    int64_t before = 0;
+    tasks_.each_part(place, [&](int64_t part, int64_t count) {
+      // As `merged` does, for counts that all channels have in common.
+      const double share = static_cast<double>(count) / static_cast<double>(before + count);
+      for (int64_t channel = 0; channel < slab.channels; ++channel) {
+        const double step = means_[part + channel] - mean[channel];
+        mean[channel] += step * share;
+        squares[channel] += squares_[part + channel] + step * step * (before * share);
+      }
+      before += count;
     });
     for (int64_t channel = 0; channel < slab.channels; ++channel) {
-      const double sum = slab_sums[channel], dot = slab_dots[channel];
-      const Affine own = affine_of(norm, slab, channel, mean, variance);
-      const Slope by = slope(own, batch_statistics, static_cast<double>(slab.pixels), sum, dot);
-      slopes.set(tasks, place, channel, by.slope, by.tilt, by.level);
-      if (to_weight) to_weight[slab.parameters + channel] = static_cast<float>(dot * own.inverse);
-      if (to_bias) to_bias[slab.parameters + channel] = static_cast<float>(sum);
+      mean_[slab.statistics + channel] = static_cast<float>(mean[channel]);
+      variance_[slab.statistics + channel] = static_cast<float>(squares[channel] / slab.pixels);
     }
   }
 
-  tasks.run_backwards([&](int64_t, const Task& task) {
-    const BackwardSlab& slab = slabs[task.slab];
-    if (!slab.to_x) return;
+  const Norm& norm_;
+  const std::vector<ForwardSlab> slabs_;
+  const Given& given_;
+  float* mean_;
+  float* variance_;
+  const Tasks tasks_;
+  ColumnTable table_;
+  std::vector<double> means_, squares_;
+};
+
+// Slabs differentiated together: see `run`.
+class BackwardGroup {
+ public:
+  BackwardGroup(const Norm& norm, const std::vector<BackwardSlab>& slabs, bool batch_statistics, const float* mean,
+                const float* variance, float* to_weight, float* to_bias)
+      : norm_(norm), slabs_(slabs), batch_statistics_(batch_statistics), mean_(mean), variance_(variance),
+        to_weight_(to_weight), to_bias_(to_bias), tasks_(slabs), table_(tasks_), slopes_(tasks_),
+        sums_(tasks_.columns.back()), dots_(tasks_.columns.back()) {
+    set_affine_columns(table_, norm_, slabs_, tasks_, mean_, variance_);
+  }
+
+  int64_t reads() const { return static_cast<int64_t>(tasks_.list.size()); }
+  int64_t bytes() const { return 2 * size_of_all(norm_, slabs_); }
+  int64_t writes() const { return slabs_[0].to_x ? reads() : 0; }
+
+  void read(int64_t place) {
+    const Task& task = tasks_.list[place];
+    const BackwardSlab& slab = slabs_[task.slab];
+    const int64_t columns = tasks_.fold_of(task).columns, here = tasks_.columns[place];
+    const Stretch x(tasks_, task, norm_.element, slab.x), grad(tasks_, task, norm_.element, slab.grad),
+        result(tasks_, task, norm_.element, slab.result);
+    Stretch to_sum(tasks_, task, norm_.element, slab.to_sum, false);
+    std::vector<float> scratch(3 * columns);
+    passes(norm_.element)
+        .reduce(grad.get(), x.get(), result.get(), to_sum.get(), task.rows, columns,
+                table_.of<ColumnAffine>(tasks_, task.slab), mask_of(norm_, slab), scratch.data(), &sums_[here],
+                &dots_[here]);
+    to_sum.write();
+  }
+
+  void settle() {
+    for (int64_t place = 0; place < static_cast<int64_t>(slabs_.size()); ++place) {
+      const BackwardSlab& slab = slabs_[place];
+      std::vector<double> sums(slab.channels), dots(slab.channels);
+      tasks_.each_part(place, [&](int64_t part, int64_t) {
+        for (int64_t channel = 0; channel < slab.channels; ++channel) {
+          sums[channel] += sums_[part + channel];
+          dots[channel] += dots_[part + channel];
+        }
+      });
+      for (int64_t channel = 0; channel < slab.channels; ++channel) {
+        const double sum = sums[channel], dot = dots[channel];
+        const Affine own = affine_of(norm_, slab, channel, mean_, variance_);
+        const Slope by = slope(own, batch_statistics_, static_cast<double>(slab.pixels), sum, dot);
+        slopes_.set(tasks_, place, channel, by.slope, by.tilt, by.level);
+        if (to_weight_) to_weight_[slab.parameters + channel] = static_cast<float>(dot * own.inverse);
+        if (to_bias_) to_bias_[slab.parameters + channel] = static_cast<float>(sum);
+      }
+    }
+  }
+
+  void write(int64_t place) const {
+    const Task& task = tasks_.list[place];
+    const BackwardSlab& slab = slabs_[task.slab];
     // A masked gradient that was written above needs no mask any more.
-    const Mask mask = slab.to_sum ? Mask::none : mask_of(norm, slab);
-    const Stretch x(tasks, task, norm.element, slab.x),
-        grad(tasks, task, norm.element, slab.to_sum ? slab.to_sum : slab.grad);
-    Stretch to_x(tasks, task, norm.element, slab.to_x, false);
-    pass.differentiate(grad.get(), x.get(), to_x.get(), task.rows, tasks.fold_of(task).columns,
-                       table.of<ColumnAffine>(tasks, task.slab), slopes.of<ColumnSlope>(tasks, task.slab), mask,
-                       bytes(norm, slab) > kUncachedBytes);
+    const Mask mask = slab.to_sum ? Mask::none : mask_of(norm_, slab);
+    const Stretch x(tasks_, task, norm_.element, slab.x),
+        grad(tasks_, task, norm_.element, slab.to_sum ? slab.to_sum : slab.grad);
+    Stretch to_x(tasks_, task, norm_.element, slab.to_x, false);
+    passes(norm_.element)
+        .differentiate(grad.get(), x.get(), to_x.get(), task.rows, tasks_.fold_of(task).columns,
+                       table_.of<ColumnAffine>(tasks_, task.slab), slopes_.of<ColumnSlope>(tasks_, task.slab), mask,
+                       size_of(norm_, slab) > kUncachedBytes);
     to_x.write();
-  });
-}
+  }
+
+ private:
+  const Norm& norm_;
+  const std::vector<BackwardSlab> slabs_;
+  const bool batch_statistics_;
+  const float* mean_;
+  const float* variance_;
+  float* to_weight_;
+  float* to_bias_;
+  const Tasks tasks_;
+  ColumnTable table_, slopes_;
+  std::vector<double> sums_, dots_;
+};
 
 }  // namespace
 
 void batch_norm_forward(const Norm& norm, const std::vector<ForwardSlab>& slabs, const Given& given, float* mean,
                         float* variance) {
-  for_groups(norm, slabs, [&](const std::vector<ForwardSlab>& group) {
-    forward_group(norm, group, given, mean, variance);
-  });
+  const auto parts = neighbours(slabs, [&](const Slab& slab) { return size_of(norm, slab); });
+  std::vector<ForwardGroup> groups;
+  groups.reserve(parts.size());
+  for (const auto& own : parts) groups.emplace_back(norm, own, given, mean, variance);
+  run(groups);
 }
 
 void batch_norm_backward(const Norm& norm, const std::vector<BackwardSlab>& slabs, bool batch_statistics,
                          const float* mean, const float* variance, float* to_weight, float* to_bias) {
   // The last slab first: the forward pass, or whoever read them in order since, has left it in the cache.
   const std::vector<BackwardSlab> reversed(slabs.rbegin(), slabs.rend());
-  for_groups(norm, reversed, [&](const std::vector<BackwardSlab>& group) {
-    backward_group(norm, group, batch_statistics, mean, variance, to_weight, to_bias);
-  });
+  const auto parts = neighbours(reversed, [&](const Slab& slab) { return size_of(norm, slab); });
+  std::vector<BackwardGroup> groups;
+  groups.reserve(parts.size());
+  for (const auto& own : parts) groups.emplace_back(norm, own, batch_statistics, mean, variance, to_weight, to_bias);
+  run(groups);
 }
 
 }  // namespace slimkern::cpu

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "cpu/fold.h"
-#include "cpu/parallel.h"
 #include "cpu/passes.h"
 
 namespace slimkern::cpu {
@@ -44,21 +43,6 @@ struct Tasks {
   const Fold& fold_of(const Task& task) const { return folds[task.slab]; }
 
   bool is_short(const Task& task) const { return task.values < task.rows * fold_of(task).columns; }
-
-  template <typename Body>
-  void run(const Body& body) const {
-    parallel_for(static_cast<int64_t>(list.size()), [&](int64_t first, int64_t end) {
-      for (int64_t place = first; place < end; ++place) body(place, list[place]);
-    });
-  }
-
-  // From the last task to the first: what the pass before read last is still in the cache.
-  template <typename Body>
-  void run_backwards(const Body& body) const {
-    parallel_for(static_cast<int64_t>(list.size()), [&](int64_t first, int64_t end) {
-      for (int64_t place = end; place-- > first;) body(place, list[place]);
-    });
-  }
 
   // Calls body(column, count of values) for all that was computed of one slab: as many neighbouring columns as it has
   // channels, from that one on, are of so many values each.

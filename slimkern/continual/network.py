@@ -41,10 +41,10 @@ class ContinualNet(nn.Module):
         return sum(cast(ScrollLinear, head).out_features for head in self.heads)
 
     def add_head(self, classes: int) -> None:
-        """Add a head for `classes` more classes, at the backbone's device and scroll."""
+        """Add a head for `classes` more classes, of the backbone's device, dtype and scroll."""
         head = self._head(self.backbone.features, classes, widths=self.widths, whole_out=True)
         head.scroll = current_scroll(self.backbone)
-        self.heads.append(head.to(next(self.backbone.parameters()).device))
+        self.heads.append(head.to(next(self.backbone.parameters())))
 
     def forward(self, images: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Images [N, C, H, W] to logits [N, classes seen], at width 1.0 or at the widths of a WidthBatch."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ Row = dict[str, Any]
 BEGIN, END = "<!-- benchmarks: written by `slimkern bench report` -->", "<!-- benchmarks: end -->"
 SHOWN = {"batch": 64, "widths": 4, "scroll": 0}
 """The case of training steps that the README shows; the others stay in the files."""
+_KEYS = ("benchmark", "case", "name", "milliseconds", "repetitions", "figures", "device", "versions", "commit")
 _COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#999999")
 
 
@@ -58,14 +60,27 @@ def read_rows(results: Path) -> list[Row]:
     for path in sorted(results.glob("*.json")):
         try:
             own = json.loads(path.read_text(encoding="utf-8"))
-            rows += [row for row in own if row["benchmark"] and row["milliseconds"]["p50"] and row["device"]]
+            rows += [_checked(row) for row in own]
         except (ValueError, TypeError, KeyError) as error:
             raise ReportError(f"{path} doesn't hold rows of benchmarks: {type(error).__name__} {error}") from None
-    if not _of("training_step", rows):
+    if not any("ratio p50" in row["figures"] for row in _shown(rows)):
         raise ReportError(
-            f"{results} holds no rows of training steps; benchmarks/bench_training_step.py --save makes some"
+            f"{results} holds no rows of training steps of {SHOWN} beside a plain one; "
+            "benchmarks/bench_training_step.py --save makes some"
         )
     return rows
+
+
+def _checked(row: Row) -> Row:
+    """A row that has what is read of it.
+
+    Raises:
+        KeyError, TypeError: it hasn't.
+    """
+    itemgetter(*_KEYS)(row), itemgetter("p50")(row["milliseconds"]), itemgetter("torch")(row["versions"])
+    if row["benchmark"] in ("training_step", "step_breakdown"):
+        itemgetter("batch", "precision")(row["case"])
+    return row
 
 
 def with_section(readme: str, section: str) -> str:
@@ -116,9 +131,8 @@ def _origin(rows: Sequence[Row]) -> str:
     plain = ", ".join(sorted({str(row["figures"]["plain"]) for row in rows if row["figures"].get("plain")}))
     repetitions = " or ".join(map(str, sorted({row["repetitions"] for row in rows})))
     return (
-        f"Medians of {repetitions} interleaved repetitions, "
-        f'and the 20th and 80th percentile; ratios are to "{plain}" of the same precision. torch {all_of("torch")}, '
-        f"commit {commits}."
+        f"Medians of {repetitions} interleaved repetitions, and the 20th and 80th percentile of the ratios, which are "
+        f'to\n"{plain}" of the same precision, repetition by repetition. torch {all_of("torch")}, commit {commits}.'
     )
 
 
@@ -159,7 +173,7 @@ def _draw_steps(rows: Sequence[Row], path: Path) -> Path:
             axis.margins(x=0.12)
             axis.grid(axis="y", visible=False)
             axis.grid(axis="x", visible=True)
-            axis.legend(loc="lower right")
+            axis.legend(loc="upper right")
         return _stored(figure, path)
 
 

@@ -56,14 +56,23 @@ def read_table(path: Path) -> Table:
     except (OSError, ValueError) as error:
         warnings.warn(f"{path} can't be read ({error}): kernels are chosen without it", stacklevel=2)
         return {}
-    if (
-        not isinstance(content, dict)
-        or content.get("version") != VERSION
-        or not isinstance(content.get("devices"), dict)
-    ):
+    if not _is_table(content):
         warnings.warn(f"{path} isn't a table of version {VERSION}: kernels are chosen without it", stacklevel=2)
         return {}
     return content["devices"]
+
+
+def _is_table(content: Any) -> bool:
+    try:
+        entries = [
+            (entry["configuration"], float(entry["microseconds"]))
+            for problems in content["devices"].values()
+            for ways in problems.values()
+            for entry in ways.values()
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return content.get("version") == VERSION and all(isinstance(name, str | None) for name, _ in entries)
 
 
 def write_table(path: Path, table: Table) -> None:

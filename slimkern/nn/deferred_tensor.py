@@ -45,7 +45,7 @@ class DeferredTensor(Tensor):
     def __torch_function__(
         cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name, kwargs = func.__name__, kwargs or {}
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}  # functions of TorchScript have none
         in_place = name.endswith("_") or bool(kwargs.get("inplace"))
         if name in ("relu", "relu_"):
             (tensor,) = args or (kwargs["input"],)

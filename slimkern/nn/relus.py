@@ -27,13 +27,17 @@ def notice_relus(net: nn.Module) -> None:
         nodes = []
     for name, norm in norms.items():
         calls = [node for node in nodes if node.op == "call_module" and node.target == name]
-        norm.feeds_relu = bool(calls) and all(_feeds_relu(call, modules) for call in calls)
+        relus = [_relu_of(call) for call in calls]
+        readers = [modules[name_of(relu)] for relu in relus if relu is not None and relu.op == "call_module"]
+        norm.feeds_relu = bool(calls) and None not in relus and all(isinstance(own, nn.ReLU) for own in readers)
+        norm.relus = tuple(readers) if norm.feeds_relu else ()
 
 
-def _feeds_relu(node: fx.Node, modules: dict[str, nn.Module], additions: Sequence[str] = _ADDITIONS) -> bool:
+def _relu_of(node: fx.Node, additions: Sequence[str] = _ADDITIONS) -> fx.Node | None:
+    """The call of a ReLU's function, or of what may be its module, that alone reads a node or its sum with another."""
     if len(node.users) != 1:
-        return False
+        return None
     (user,) = node.users
-    if user.op == "call_module":
-        return isinstance(modules[name_of(user)], nn.ReLU)
-    return name_of(user) in ("relu", "relu_") or (name_of(user) in additions and _feeds_relu(user, modules, ()))
+    if user.op == "call_module" or name_of(user) in ("relu", "relu_"):
+        return user
+    return _relu_of(user, ()) if name_of(user) in additions else None

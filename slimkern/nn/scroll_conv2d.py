@@ -115,7 +115,7 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Arguments, widths, scroll and backend."""
-        return f"{super().extra_repr()}, {self._slimming_repr(backends.choose('scroll_conv2d', self.weight.device))}"
+        return f"{super().extra_repr()}, {self._slimming_repr(backends.describe('scroll_conv2d', self.weight.device))}"
 
 
 def _padding(padding: str | tuple[int, ...]) -> str | tuple[int, int]:

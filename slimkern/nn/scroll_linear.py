@@ -78,4 +78,4 @@ class ScrollLinear(ScrollLayer, nn.Linear):
 
     def extra_repr(self) -> str:
         """Arguments, widths, scroll and backend."""
-        return f"{super().extra_repr()}, {self._slimming_repr(backends.choose('scroll_linear', self.weight.device))}"
+        return f"{super().extra_repr()}, {self._slimming_repr(backends.describe('scroll_linear', self.weight.device))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.nn.modules.module import _has_any_global_hook
 
 from slimkern.nn.deferred import DeferredBatchNorm, DeferredConvolution
 from slimkern.nn.deferred_tensor import DeferredTensor, can_be_put_off
 from slimkern.nn.synchronised import synchronised_batch_norm
 from slimkern.ops import backends, native
 from slimkern.ops.batch_norm import BatchNorm
+from slimkern.snapshot import ChangedError
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
 
@@ -42,6 +45,8 @@ class SwitchableBatchNorm2d(nn.Module):
     Attributes:
         process_group: processes whose batches count as one in training mode, or None for each on its own. They all have
             to call the same batch norms in the same order.
+        feeds_relu: whether nothing but a ReLU, or an addition before one, reads the results.
+        relus: those of them that are modules.
 
     Shape:
         [N, C, H, W] as a tensor; [N, w*C, H, W] for each slab.
@@ -72,6 +77,7 @@ class SwitchableBatchNorm2d(nn.Module):
         self.affine, self.track_running_stats = affine, track_running_stats
         self.widths = Widths.of(widths)
         self.feeds_relu = False
+        self.relus: tuple[nn.Module, ...] = ()
         self._untracked: DeferredBatchNorm | None = None
         self.process_group: ProcessGroup | None = None
         if not whole:
@@ -167,14 +173,19 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def _catch_up(self) -> None:
         """Track the statistics of a batch whose result nobody has asked for yet, so that they come in order."""
-        if self._untracked is not None:
-            self._untracked((), False)
+        work, self._untracked = self._untracked, None
+        if work is None:
+            return
+        try:
+            work((), False)
+        except ChangedError as error:
+            warnings.warn(f"running statistics miss a batch whose result was never used: {error}", stacklevel=3)
 
     def _serves_deferred(self, images: Tensor) -> bool:
         """Whether to leave a ReLU to the kernel: one has been seen to follow, and torch offers no such kernel."""
         return (
             self.feeds_relu
-            and not self._forward_hooks
+            and not any(map(_has_hooks, (self, *self.relus)))
             and can_be_put_off(images)
             and images.numel() >= WORTH_DEFERRING
             and backends.choose("switchable_batch_norm", images.device) == "native"
@@ -263,6 +274,8 @@ class SwitchableBatchNorm2d(nn.Module):
         super()._save_to_state_dict(*arguments)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        if self._untracked is not None:
+            self._untracked.track = self._untracked = None  # what is loaded takes the place of what it would track
         for name, own in (*self._parameters.items(), *self._buffers.items()):
             given = state_dict.get(prefix + name)
             if given is None or own is None or given.shape == own.shape:
@@ -278,7 +291,7 @@ class SwitchableBatchNorm2d(nn.Module):
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}, widths={self.widths.fractions}{', whole' * self.whole}, "
-            f"backend={backends.choose('switchable_batch_norm', self._device())}"
+            f"backend={backends.describe('switchable_batch_norm', self._device())}"
         )
 
     def _size(self, width: float) -> int:
@@ -289,3 +302,9 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def _device(self) -> torch.device:
         return next((t.device for t in (self.weight, self.running_mean) if t is not None), torch.device("cpu"))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody would look at what comes out of a module, or at the gradients that go in."""
+    own = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(own) or _has_any_global_hook()

@@ -57,6 +57,14 @@ def choose(operator: str, device: torch.device | str) -> str:
     return present[0]
 
 
+def describe(operator: str, device: torch.device | str) -> str:
+    """What serves `operator` on `device`, or why nothing does, for people to read."""
+    try:
+        return choose(operator, device)
+    except ValueError as error:
+        return f"none ({error})"
+
+
 def unless_refused(
     operator: str, slabs: Sequence[Tensor], convolution: Convolution, out_channels: Sequence[int]
 ) -> str:

@@ -71,8 +71,7 @@ class BatchNormGradient:
 
     Args:
         norm: what the slabs were normalised by; of its running statistics only the presence counts.
-        mean: that the slabs were normalised by, one slab after the other.
-        variance: likewise.
+        mean: the new vectors are of its dtype and on its device.
         relu: whether a ReLU followed.
         needed: whether gradients of the slabs, the scale and the shift are.
         backend: native, where it takes the tensors at hand, or torch.
@@ -82,15 +81,13 @@ class BatchNormGradient:
         self,
         norm: BatchNorm,
         mean: Tensor,
-        variance: Tensor,
         relu: bool,
         needed: Sequence[bool],
         backend: str,
     ) -> None:
         self._norm, self._relu, self._needed, self._backend = norm, relu, list(needed), backend
-        self._mean, self._variance = mean, variance
-        parameters = next((len(vector) for vector in norm[:2] if vector is not None), 0)
-        self.of_weight, self.of_bias = mean.new_zeros(2, parameters).unbind()
+        own = norm.bias if norm.weight is None else norm.weight
+        self.of_weight, self.of_bias = mean.new_zeros(2, 0 if own is None else own.shape[0]).unbind()
 
     def backward_all(
         self,
@@ -98,7 +95,8 @@ class BatchNormGradient:
         slabs: Sequence[Tensor],
         results: Sequence[Tensor],
         offsets: Sequence[int],
-        start: int,
+        mean: Tensor,
+        variance: Tensor,
         residual: bool,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The gradients of the slabs, if needed, and of what went into the ReLU, if a residual did.
@@ -108,12 +106,11 @@ class BatchNormGradient:
             slabs: what was normalised.
             results: of the forward pass; empty without a ReLU.
             offsets: where the slabs' parameters start.
-            start: where their mean and variance start.
+            mean: that they were normalised by, one slab after the other.
+            variance: likewise.
             residual: whether one was added.
         """
         norm = self._norm
-        stop = start + sum(slab.shape[1] for slab in slabs)
-        mean, variance = self._mean[start:stop], self._variance[start:stop]
         if self._backend == "native":
             return native.batch_norm_backward(
                 grads, slabs, results if residual else [], *norm[:2], offsets, mean, variance,
@@ -123,15 +120,13 @@ class BatchNormGradient:
         if self._relu:
             pairs = zip(grads, results, strict=True)
             grads = [torch.ops.aten.threshold_backward(grad, result, 0) for grad, result in pairs]
-        of_slabs = []
-        for grad, slab, offset in zip(grads, slabs, offsets, strict=True):
-            of_slabs.append(self._backward(grad, slab, offset, start))
-            start += slab.shape[1]
+        sizes = [slab.shape[1] for slab in slabs]
+        rows = zip(grads, slabs, offsets, mean.split(sizes), variance.split(sizes), strict=True)
+        of_slabs = [self._backward(*row) for row in rows]
         return of_slabs if self._needed[0] else [], list(grads) if self._relu and residual else []
 
-    def _backward(self, grad: Tensor, slab: Tensor, offset: int, start: int) -> Tensor:
-        own, here = slice(offset, offset + slab.shape[1]), slice(start, start + slab.shape[1])
-        mean, variance = self._mean[here], self._variance[here]
+    def _backward(self, grad: Tensor, slab: Tensor, offset: int, mean: Tensor, variance: Tensor) -> Tensor:
+        own = slice(offset, offset + slab.shape[1])
         to_slab, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
             grad, slab, _at(self._norm.weight, own, mean.dtype), mean, variance, mean,
             torch.rsqrt(variance + self._norm.eps),
@@ -157,14 +152,15 @@ def check_batch_norm(
     Raises:
         ValueError: a wrong device, shape or length, or one value a channel where the batch's statistics count.
     """
-    for name, vector in norm._asdict().items():
-        if not isinstance(vector, Tensor):
+    for name, vector in zip(BatchNorm._fields[:4], norm[:4], strict=True):
+        if vector is None:
             continue
         check_weight(operator, name, vector, like, any_dtype=True)
+        entries = vector.shape[0]
         for shape, offset in zip(shapes, offsets, strict=True):
-            if not 0 <= offset <= vector.shape[0] - shape[1]:
+            if not 0 <= offset <= entries - shape[1]:
                 raise ValueError(
-                    f"{operator}: {name} has {vector.shape[0]} entries; {shape[1]} channels do not fit at {offset}"
+                    f"{operator}: {name} has {entries} entries; {shape[1]} channels do not fit at {offset}"
                 )
     if (norm.running_mean is None) != (norm.running_var is None):
         raise ValueError(f"{operator}: give running_mean and running_var both, or neither")

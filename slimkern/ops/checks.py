@@ -16,18 +16,18 @@ def check_slabs(operator: str, slabs: Sequence[Tensor], dim: int | None = None) 
     """
     if not slabs:
         raise ValueError(f"{operator}: slabs is empty; at least one slab is needed")
-    first = slabs[0]
+    dtype, device = slabs[0].dtype, slabs[0].device
     for place, slab in enumerate(slabs):
         if dim is not None and slab.dim() != dim:
             raise ValueError(f"{operator}: slabs[{place}] has shape {tuple(slab.shape)}; it must have {dim} axes")
         if slab.numel() == 0:
             raise ValueError(f"{operator}: slabs[{place}] of shape {tuple(slab.shape)} is empty; no axis may be")
-        if not slab.is_floating_point():
+        if not dtype.is_floating_point:
             raise ValueError(f"{operator}: slabs[{place}] is {slab.dtype}; it must be of a floating-point dtype")
-        if slab.dtype != first.dtype or slab.device != first.device:
+        if slab.dtype != dtype or slab.device != device:
             raise ValueError(
-                f"{operator}: slabs[{place}] is {slab.dtype} on {slab.device}, slabs[0] is {first.dtype} on "
-                f"{first.device}; all slabs must agree"
+                f"{operator}: slabs[{place}] is {slab.dtype} on {slab.device}, slabs[0] is {dtype} on {device}; all "
+                "slabs must agree"
             )
 
 

@@ -63,12 +63,15 @@ def why_unavailable(device: str) -> str | None:
 def takes_batch_norm(slabs: Sequence[Tensor], vectors: Sequence[Tensor | None], like_slabs: Sequence[Tensor]) -> bool:
     """Whether the kernels take these packed slabs, vectors of float32, and tensors of the slabs' dtype."""
     dtype = slabs[0].dtype
-    return (
-        dtype in DTYPES
-        and all(is_packed(slab) for slab in slabs)
-        and all(vector is None or (vector.dtype == torch.float32 and vector.is_contiguous()) for vector in vectors)
-        and all(tensor.dtype == dtype for tensor in like_slabs)
-    )
+    if dtype not in DTYPES:
+        return False
+    for slab in slabs:
+        if not is_packed(slab):
+            return False
+    for vector in vectors:
+        if vector is not None and not (vector.dtype == torch.float32 and vector.is_contiguous()):
+            return False
+    return all(tensor.dtype == dtype for tensor in like_slabs)
 
 
 def is_packed(slab: Tensor) -> bool:

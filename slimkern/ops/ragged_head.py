@@ -32,7 +32,7 @@ def ragged_head(
     """Pool each slab, classify it by the head's part of its features, and take the loss over a range of classes.
 
     logits[n, k] = sum_j weight[k, (j + in_offset) mod C] * mean of slab[n, j] + bias[k]; the loss of a width is the
-    mean over the images of log(sum of exp(logits[n, first:last])) - logits[n, labels[n]].
+    mean over the images of log(sum of exp(logits[n, first:last])) - logits[n, labels[n]]. Autocast changes nothing.
 
     Args:
         slabs: [N, C_s, H, W] or already pooled [N, C_s] each; float64, float32, bfloat16 or float16.
@@ -140,10 +140,11 @@ def _compute(
     precise = _precision(dtype)
     pooled = [slab.to(precise).flatten(2).mean(2) if slab.dim() == 4 else slab.to(precise) for slab in slabs]
     own_bias = None if bias is None else bias.to(precise)
-    logits = [
-        F.linear(own, read(weight.to(precise), (weight.shape[0], own.shape[1]), (0, in_offset)), own_bias)
-        for own in pooled
-    ]
+    with torch.autocast(weight.device.type, enabled=False):
+        logits = [
+            F.linear(own, read(weight.to(precise), (weight.shape[0], own.shape[1]), (0, in_offset)), own_bias)
+            for own in pooled
+        ]
     losses = torch.stack([F.cross_entropy(own[:, first:last], labels - first) for own in logits])
     return losses, logits, torch.cat([own.flatten() for own in pooled])
 

@@ -25,6 +25,7 @@ Sizes = list[int | None]
 """Of nested tensors: how many a list holds, None for a tensor by itself."""
 
 _LIBRARY = torch.library.Library("slimkern", "FRAGMENT")
+_NESTED = (list, tuple)
 _PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 
 
@@ -62,9 +63,10 @@ class Signature:
 
     def flat(self, arguments: Sequence[Any]) -> Sequence[Any]:
         """The arguments with the fields of a NamedTuple in its place."""
-        if not self._groups:
-            return arguments
-        return [part for own in arguments for part in (own if hasattr(own, "_fields") else (own,))]
+        flat = list(arguments)
+        for own, _ in self._groups:
+            flat[own.start : own.start + 1] = flat[own.start]
+        return flat
 
     def grouped(self, flat: Sequence[Any]) -> Sequence[Any]:
         """The reverse of `flat`."""
@@ -79,7 +81,8 @@ class Operator:
     """A function registered as `torch.ops.slimkern.<name>`.
 
     Calling it goes through PyTorch's dispatcher where somebody there has to know of the call: while tracing or
-    compiling, under a mode or a transform, for subclasses of tensors. Elsewhere it is a call of the function.
+    compiling, under a mode, a transform or a profiler, for subclasses of tensors. Elsewhere it is a call of the
+    function.
 
     Args:
         name: its name.
@@ -90,6 +93,7 @@ class Operator:
 
     def __init__(self, name: str, compute: Callable[..., Any], fake: Callable[..., Any] | None = None) -> None:
         self.name, self.signature, self._compute = name, Signature(compute), compute
+        self._places = [place for place, _ in self.signature.tensors]
         self._node: type[torch.autograd.Function] | None = None
         _LIBRARY.define(name + self.signature.schema, tags=(torch.Tag.pt2_compliant_tag,))
         _LIBRARY.impl(name, self._ungrouped(compute), "CompositeExplicitAutograd")
@@ -130,25 +134,25 @@ class Operator:
                 results = compute(*arguments)
                 save(ctx, arguments, results)
                 several = results if isinstance(results, tuple) else (results,)
-                result_sizes += map(_size, several)
+                result_sizes += _sizes(several)
                 ctx.sizes, ctx.result_sizes = sizes, result_sizes
                 return _flatten(several)
 
             @staticmethod
             def backward(ctx: Any, *grads: Tensor | None) -> Any:
-                if again is not None and torch.is_grad_enabled():
-                    return answer(again, ctx, *grads)
-                return answer_once(ctx, *grads)
+                if not torch.is_grad_enabled():
+                    return answer(gradients, ctx, *grads)
+                return answer_once(ctx, *grads) if again is None else answer(again, ctx, *grads)
 
         def answer(gradients: Gradients, ctx: Any, *grads: Tensor | None) -> tuple:
             asked = ctx.needs_input_grad[4:]
             ctx.wanted = dict(zip(names, _nest(asked, ctx.sizes), strict=True))
             found = gradients(ctx, *_nest(grads, ctx.result_sizes))
-            given = _flatten(
-                found.get(name) if size is None else found.get(name) or [None] * size
-                for name, size in zip(names, ctx.sizes, strict=True)
-            )
-            return *[None] * 4, *(own if wanted else None for own, wanted in zip(given, asked, strict=True))
+            given: list[Tensor | None] = [None] * 4
+            for name, size in zip(names, ctx.sizes, strict=True):
+                own = found.get(name)
+                given += [own] if size is None else own or [None] * size
+            return tuple([own if wanted else None for own, wanted in zip(given, ctx.needs_input_grad, strict=True)])
 
         answer_once = once_differentiable(partial(answer, gradients))
         # A subclass has the name that graphs show.
@@ -160,7 +164,7 @@ class Operator:
         return lambda *flat: function(*grouped(flat))
 
     def _tensors(self, flat: Sequence[Any]) -> tuple[Tensor | None, ...]:
-        return _flatten(flat[place] for place, _ in self.signature.tensors)
+        return _flatten([flat[place] for place in self._places])
 
     def _apply(
         self,
@@ -171,7 +175,7 @@ class Operator:
     ) -> Any:
         assert self._node is not None
         result_sizes: Sizes = []
-        sizes = [_size(flat[place]) for place, _ in self.signature.tensors]
+        sizes = _sizes([flat[place] for place in self._places])
         results = _nest(self._node.apply(compute, arguments, sizes, result_sizes, *tensors), result_sizes)
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -194,7 +198,8 @@ def _is_direct(tensors: Sequence[Tensor | None]) -> bool:
         and not torch._C._len_torch_function_stack()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._get_tracing_state()
-        and all(type(tensor) in _PLAIN for tensor in tensors)
+        and not torch.autograd._profiler_enabled()
+        and _PLAIN.issuperset(map(type, tensors))
     )
 
 
@@ -203,12 +208,18 @@ def wants(node: Any, *names: str) -> list[bool]:
     return [any(own) if isinstance(own, list) else own for own in map(node.wanted.get, names)]
 
 
-def _size(value: Any) -> int | None:
-    return len(value) if isinstance(value, list | tuple) else None
+def _sizes(values: Iterable[Any]) -> Sizes:
+    return [len(own) if isinstance(own, _NESTED) else None for own in values]
 
 
 def _flatten(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple(part for own in values for part in (own if isinstance(own, list | tuple) else (own,)))
+    flat = []
+    for own in values:
+        if isinstance(own, _NESTED):
+            flat += own
+        else:
+            flat.append(own)
+    return tuple(flat)
 
 
 def _nest(flat: Sequence[Any], sizes: Sizes) -> list[Any]:

@@ -104,16 +104,18 @@ def _compute_backward(
     the first five; what is not needed comes back empty.
     """
     served = serving(backend, convolved, (*norm[:2], mean, variance), grads)
-    of_norm = BatchNormGradient(norm, mean, variance, bool(rectified), [True, *needed[3:]], served)
+    of_norm = BatchNormGradient(norm, mean, bool(rectified), [True, *needed[3:]], served)
     weight = convolution.weight
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
     of_slabs, of_sums = [], []
-    start = len(mean)
+    sizes = [slab.shape[1] for slab in convolved]
+    means, variances = mean.split(sizes), variance.split(sizes)
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
     for place in reversed(range(len(slabs))):
         own = slice(place, place + 1)
-        start -= convolved[place].shape[1]
-        (grad,), sums = of_norm.backward_all(grads[own], convolved[own], rectified[own], offsets[own], start, residual)
+        (grad,), sums = of_norm.backward_all(
+            grads[own], convolved[own], rectified[own], offsets[own], means[place], variances[place], residual
+        )
         of_sums += sums
         if to_convolved:
             grad += to_convolved[place]

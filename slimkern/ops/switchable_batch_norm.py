@@ -87,8 +87,8 @@ def _compute_backward(
     `results` are the forward pass's where a ReLU followed, else none.
     """
     served = serving(backend, slabs, (*norm[:2], mean, variance), grads)
-    gradient = BatchNormGradient(norm, mean, variance, bool(results), needed, served)
-    of_slabs, of_sums = gradient.backward_all(grads, slabs, results, offsets, 0, residual)
+    gradient = BatchNormGradient(norm, mean, bool(results), needed, served)
+    of_slabs, of_sums = gradient.backward_all(grads, slabs, results, offsets, mean, variance, residual)
     return of_slabs, gradient.of_weight, gradient.of_bias, of_sums
 
 

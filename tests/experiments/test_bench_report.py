@@ -59,8 +59,8 @@ def test_the_table_shows_medians_and_ratios_of_the_case_shown() -> None:
         "| --- | ---: | ---: | ---: | ---: |\n"
         "| plain, eager | 600.0 | 1.00 (0.90 to 1.10) |  |  |\n"
         "| slimkern native, eager | 1234.6 | 2.06 (1.96 to 2.16) | 9.88 | 1.90 (1.80 to 2.00) |\n\n"
-        "Medians of 7 interleaved repetitions, and the 20th and 80th percentile; ratios are to \"plain, eager\" of the "
-        "same precision. torch 2.15.0, commit 0123456789ab.\n"
+        "Medians of 7 interleaved repetitions, and the 20th and 80th percentile of the ratios, which are to\n"
+        "\"plain, eager\" of the same precision, repetition by repetition. torch 2.15.0, commit 0123456789ab.\n"
     )  # fmt: skip
 
 
@@ -93,8 +93,14 @@ def test_report_writes_readme_and_pictures(results: Path, tmp_path: Path) -> Non
         ("[]", "holds no rows"),
         ("{", "doesn't hold rows"),
         ("[1]", "doesn't hold"),
+        (
+            json.dumps([{key: value for key, value in ROWS[0].items() if key != "versions"}]),
+            "doesn't hold .* 'versions'",
+        ),
+        (json.dumps([ROWS[0] | {"case": {}}]), "doesn't hold .* 'batch'"),
+        (json.dumps([ROWS[0] | {"figures": {}}]), "holds no rows of training steps"),
     ],
-    ids=["nothing", "empty", "damaged", "other"],
+    ids=["nothing", "empty", "damaged", "other", "without_versions", "of_no_case", "without_a_plain_one"],
 )
 def test_results_without_rows_are_refused(content: str | None, message: str, tmp_path: Path) -> None:
     if content is not None:

@@ -44,7 +44,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    return {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name != "lock"}
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:

@@ -120,8 +120,15 @@ def test_measures_where_pytorch_is_asked_to_but_not_in_a_graph(
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", json.dumps({"version": tuning.VERSION + 1, "devices": {}}), json.dumps({"version": tuning.VERSION})],
-    ids=["cut_off", "a_list", "of_another_version", "without_devices"],
+    [
+        "{",
+        "[]",
+        json.dumps({"version": tuning.VERSION + 1, "devices": {}}),
+        json.dumps({"version": tuning.VERSION}),
+        json.dumps({"version": tuning.VERSION, "devices": {"cpu": []}}),
+        json.dumps({"version": tuning.VERSION, "devices": {"cpu": {LAYER.key: {"packed": {"configuration": None}}}}}),
+    ],
+    ids=["cut_off", "a_list", "of_another_version", "without_devices", "without_problems", "without_times"],
 )
 def test_files_that_are_no_tables_are_ignored_with_a_warning(own: Path, content: str) -> None:
     own.parent.mkdir()

@@ -216,3 +216,26 @@ def test_the_weights_gradient_takes_no_zero_filled_tensor_of_full_size() -> None
         loss = torch.stack([slab.square().sum() for slab in y.slabs]).sum()
         assert zero_fills(loss.backward, shape) == 0
         assert net[1].weight.grad.isfinite().all()
+
+
+def test_a_batch_that_can_no_longer_be_tracked_is_left_out_with_a_warning() -> None:
+    net = layers()
+    unused = net(every_width(images()))
+    with torch.no_grad():
+        net[1].weight.mul_(2)
+    with pytest.warns(UserWarning, match="miss a batch whose result was never used: .* modified in place"):
+        net(every_width(images())).slabs  # noqa: B018
+    assert net[2].num_batches_tracked.tolist() == [1, 1]
+    with pytest.raises(RuntimeError, match="modified in place"):
+        unused.slabs  # noqa: B018
+
+
+def test_loaded_statistics_are_not_moved_by_an_earlier_batch() -> None:
+    net = layers()
+    stored = copy.deepcopy(net.state_dict())
+    unused = net(every_width(images()))
+    net.load_state_dict(stored)
+    net.eval()(every_width(images()))
+    del unused
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(tensor, stored[name], rtol=0, atol=0)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torchvision import models
 
 from slimkern import SwitchableBatchNorm2d, scroll_to, scrollify
@@ -196,6 +197,29 @@ def test_a_hook_sees_what_it_saw() -> None:
     net[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     net(images()[:, :3].contiguous(memory_format=torch.channels_last))
     assert type(seen[0]) is Tensor and (seen[0] < 0).any()
+
+
+@pytest.mark.parametrize("place", [1, 2], ids=["of_batch_norm", "of_relu"])
+def test_hooks_on_gradients_see_what_they_saw(place: int) -> None:
+    x, seen = images()[:, :3].contiguous(memory_format=torch.channels_last), []
+    for feeds_relu in (True, False):
+        net = copy.deepcopy(prepared(small, feeds_relu))
+        net[place].register_full_backward_hook(lambda module, to_inputs, to_outputs: seen.append(to_inputs[0]))
+        net(x).square().sum().backward()
+    torch.testing.assert_close(*seen)
+
+
+def test_a_hook_on_all_modules_sees_what_it_saw() -> None:
+    net, seen = prepared(small, True), []
+    x = images()[:, :3].contiguous(memory_format=torch.channels_last)
+    with register_module_forward_hook(lambda module, inputs, output: seen.append(output)):
+        net(x)
+    assert len(seen) == 6 and all(type(output) is Tensor for output in seen)
+
+
+def test_a_scripted_relu_takes_it() -> None:
+    script: Any = torch.jit.script
+    torch.testing.assert_close(script(nn.ReLU())(norm()(images())), F.relu(norm(False)(images())))
 
 
 def test_statistics_of_a_result_that_nobody_asks_for_are_tracked() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from slimkern import ScrollConv2d
 from slimkern.kernels import why_unavailable
 from slimkern.ops import backends, native, triton
 
@@ -63,3 +64,9 @@ def test_triton_that_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -
 
 def test_other_devices_have_no_compiled_kernels() -> None:
     assert native.why_unavailable("mps") == "compiled kernels are for cpu and cuda"
+
+
+@pytest.mark.parametrize("forced", ["foo", "native"], ids=["unknown", "not_of_this_operator"])
+def test_modules_are_printed_even_where_nothing_serves_them(forced: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMKERN_BACKEND", forced)
+    assert f"backend=none (SLIMKERN_BACKEND={forced}" in repr(ScrollConv2d(8, 8, 3))

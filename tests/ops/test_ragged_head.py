@@ -336,3 +336,17 @@ def test_the_kernel_itself_refuses_what_would_read_elsewhere(
     }
     with pytest.raises(RuntimeError, match=message):
         torch.ops.slimkern_native.ragged_head(*(good | changes).values())
+
+
+def test_autocast_changes_nothing(backend: str) -> None:
+    results = []
+    for enabled in (False, True):
+        arguments = CASES["four_widths"].tensors(torch.float32)
+        for leaf in leaves(arguments).values():
+            leaf.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses, logits = ragged_head(**arguments)
+        losses.sum().backward()
+        results.append([losses, *logits, *(leaf.grad for leaf in leaves(arguments).values())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

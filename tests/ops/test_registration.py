@@ -95,3 +95,11 @@ def test_only_what_requires_a_gradient_gets_one() -> None:
     results = scroll_linear(slabs, weight, bias.detach(), [3, 6])
     torch.stack([own.sum() for own in results]).sum().backward()
     assert slabs[0].grad is None and slabs[1].grad is not None and weight.grad is not None and bias.grad is None
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+def test_a_profiler_sees_the_operator(grad: bool) -> None:
+    slabs, weight, bias = arguments()
+    with torch.set_grad_enabled(grad), torch.autograd.profiler.profile() as profile:
+        scroll_linear(slabs, weight, bias, [3, 6])
+    assert "slimkern::scroll_linear" in {event.key for event in profile.key_averages()}
