@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from slimkern.experiments.atomic import write_bytes
+from slimkern.experiments.atomic import make_folder, write_bytes
 from slimkern.experiments.optional import load_extra
 from slimkern.experiments.plots import STYLE
 from slimkern.experiments.runs import ReportError
@@ -211,6 +211,6 @@ def _stored(figure: Any, path: Path) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     load_extra("matplotlib.pyplot", "plot").close(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_bytes(path, buffer.getvalue())
     return path

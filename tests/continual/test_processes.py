@@ -37,8 +37,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_two_processes_train_as_one_does(shared: dict[str, Any], name: str) -> None:
     together, alone = shared["trained"][name], shared_training.trained(shared_training.CONFIGS[name], ALONE)
     assert shared["count"] == 2
-    torch.testing.assert_close(together["losses"], alone["losses"], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(dict(together["net"]), dict(alone["net"]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(together["losses"], alone["losses"], rtol=1e-3, atol=1e-4)
+    assert (together["moved"] - alone["moved"]).norm() < 0.01 * alone["moved"].norm()
 
 
 def test_batch_norms_count_both_batches_as_one(shared: dict[str, Any]) -> None:
