@@ -161,7 +161,7 @@ def test_a_value_outside_what_is_allowed_is_explained(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (f"train {TINY} --channels 6 --out OUT", "out_channels=6 can't be cut into the 4 blocks"),
+        (f"train {TINY} --channels 6 --out OUT", "channels=6 can't be cut into the 4 blocks"),
         ("train --device abacus --out OUT", "device=abacus is not here; allowed: auto, cpu"),
         ("report", "no run folders were given"),
         ("train --epochs 0 --out OUT", "epochs=0 must lie in"),

@@ -45,6 +45,7 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", refused)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     assert memory.keep_freed_memory() is False
 
 
@@ -69,4 +70,16 @@ def test_a_refusal_of_either_setting_is_told(
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.40"))
     monkeypatch.setattr(memory.ctypes, "CDLL", Library)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     assert memory.keep_freed_memory() is agreed
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0"), ("1", "1")], ids=str)
+def test_large_pages_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    environment = {} if before is None else {"THP_MEM_ALLOC_ENABLE": before}
+    monkeypatch.setattr(memory.os, "environ", environment)
+    memory.keep_freed_memory()
+    assert environment == {"THP_MEM_ALLOC_ENABLE": after}

@@ -124,7 +124,12 @@ class TrainConfig:
             raise ConfigError(
                 f"exemplars={self.exemplars} and exemplars_per_class={self.exemplars_per_class}: give only one of them"
             )
-        count = len(self.all_widths().shares)
+        widths = self.all_widths()
+        try:
+            widths.check_divide(self.channels, "channels")
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        count = len(widths.shares)
         if self.widths_per_step is not None and not 2 <= self.widths_per_step <= count:
             allowed = f"lie in 2 to {count}, the number of widths" if count > 1 else "be left out for a single width"
             raise ConfigError(f"widths_per_step={self.widths_per_step} must {allowed}")
@@ -134,11 +139,14 @@ class TrainConfig:
         """The widths: one number above 1 counts even ones, anything else are the fractions themselves.
 
         Raises:
-            ConfigError: they aren't widths.
+            ConfigError: they aren't widths, or are more than there are channels.
         """
         count = self.widths[0] if len(self.widths) == 1 else 0.0
+        counted = count > 1 and float(count).is_integer()
+        if counted and count > self.channels:
+            raise ConfigError(f"widths={count:g} must be at most channels={self.channels}")
         try:
-            return Widths.of(int(count) if count > 1 and float(count).is_integer() else list(self.widths))
+            return Widths.of(int(count) if counted else list(self.widths))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"widths: {error}") from error
 

@@ -100,7 +100,8 @@ class SearchingTrainer(Trainer):
         end = _EndOfTask(self._given.epochs)
         with suppress(_EndOfTaskError, DivergedError):
             other.run(end)
-        return end.accuracy
+        # Rounding may differ between processes, and what is tried next may not.
+        return self.processes.broadcast(end.accuracy)
 
 
 def rates_to_try(first_rate: float | None) -> tuple[float, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from slimkern.continual.config import ConfigError, TrainConfig
@@ -44,6 +46,8 @@ def make_trainer(
 
 def _exported(file: str, device: torch.device) -> Features:
     """A network saved by `torch.export.save`, for batches of any size."""
+    if not Path(file).is_file():  # torch would print a traceback, too
+        raise ConfigError(f"features={file}: there is no such file; it must be a network saved by torch.export.save")
     try:
         # What it gives refuses to be put into evaluation mode, which it is in: so only its forward pass is handed on.
         return torch.export.load(file).module(check_guards=False).to(device).forward

@@ -8,7 +8,19 @@ from pathlib import Path
 
 
 class StorageError(RuntimeError):
-    """A file could not be written; the message names the file, the bytes and the cause."""
+    """A file or folder could not be written; the message names it and the cause."""
+
+
+def make_folder(path: Path) -> None:
+    """Makes the folder, and those above it, unless it is there.
+
+    Raises:
+        StorageError: it can't be made, say because there is a file of this name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise StorageError(f"could not make the folder {path}: {cause.strerror}") from cause
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:

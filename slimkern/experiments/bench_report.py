@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from slimkern.experiments.atomic import write_bytes
+from slimkern.experiments.atomic import make_folder, write_bytes
 from slimkern.experiments.optional import load_extra
 from slimkern.experiments.plots import STYLE
 from slimkern.experiments.runs import ReportError
@@ -77,7 +77,9 @@ def _checked(row: Row) -> Row:
     Raises:
         KeyError, TypeError: it hasn't.
     """
-    itemgetter(*_KEYS)(row), itemgetter("p50")(row["milliseconds"]), itemgetter("torch")(row["versions"])
+    itemgetter(*_KEYS)(row)
+    itemgetter("p50")(row["milliseconds"])
+    itemgetter("torch")(row["versions"])
     if row["benchmark"] in ("training_step", "step_breakdown"):
         itemgetter("batch", "precision")(row["case"])
     return row
@@ -209,6 +211,6 @@ def _stored(figure: Any, path: Path) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     load_extra("matplotlib.pyplot", "plot").close(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_bytes(path, buffer.getvalue())
     return path

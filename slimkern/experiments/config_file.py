@@ -28,7 +28,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The configuration stored there; raises RunFolderError if it is damaged or of another format version."""
     try:
         content = json.loads(path.read_bytes())
-        version, config = content["format"], content["config"]
+        version, config = content["format"], dict(content["config"])
     except (ValueError, KeyError, TypeError) as cause:
         raise RunFolderError(f"{path} isn't the configuration of a run: {cause!r}") from cause
     if version != FORMAT:

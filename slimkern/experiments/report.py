@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from slimkern.experiments.atomic import write_bytes
+from slimkern.experiments.atomic import make_folder, write_bytes
 from slimkern.experiments.plots import draw_curves, draw_matrix
 from slimkern.experiments.runs import ReportError, group_by_seed, read_runs
 from slimkern.experiments.tables import closing_table, width_table
@@ -38,7 +38,7 @@ def report(folders: Sequence[Path], out: Path | None = None) -> list[Path]:
     print(markdown)
     if out is None:
         return []
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     written = []
     if any(run.finished_tasks for run in runs):
         draw_curves(runs, out / "curves.png")

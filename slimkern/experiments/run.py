@@ -17,8 +17,9 @@ from slimkern.continual.recorder import Recorder, Several
 from slimkern.continual.trainers import make_trainer
 from slimkern.continual.training import State, Trainer
 from slimkern.continual.units.training import UnitTrainer
+from slimkern.experiments.config_file import RunFolderError
 from slimkern.experiments.folder_recorder import FolderRecorder
-from slimkern.experiments.run_folder import RunFolder
+from slimkern.experiments.run_folder import CHECKPOINT, RunFolder
 
 
 def run(
@@ -76,7 +77,13 @@ def _follow(trainer: Trainer | UnitTrainer, processes: Processes) -> Counts:
 
 def _go_on(trainer: Trainer | UnitTrainer, state: State | None, recorder: Recorder) -> Counts:
     if state is not None:
-        trainer.load_state_dict(state)
+        try:
+            trainer.load_state_dict(state)
+        except (KeyError, TypeError, ValueError) as cause:
+            raise RunFolderError(
+                f"{CHECKPOINT} is no checkpoint of this version of slimkern ({type(cause).__name__} {cause}); "
+                "delete it to start the run again"
+            ) from cause
     return trainer.counts if trainer.counts.complete else trainer.run(recorder)
 
 

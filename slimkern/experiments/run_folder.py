@@ -112,7 +112,7 @@ class RunFolder:
     def events(self) -> list[dict[str, Any]]:
         """All events in the order they happened; lines cut short by a crash are left out."""
         path = self.path / EVENTS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         return [event for line in lines if isinstance(event := _parsed_or_none(line), dict)]
 
     def save_counts(self, counts: Counts) -> None:

@@ -31,7 +31,8 @@ def cross_entropies(
         One loss a width [S] in float32, or float64 for such maps.
 
     Raises:
-        ValueError: no head for these classes, heads at different scrolls, or what `slimkern.ops.ragged_head` refuses.
+        ValueError: no head for these classes, heads at different scrolls or of sliced classes, maps that they don't
+            take, or what `slimkern.ops.ragged_head` refuses.
     """
     stops = list(accumulate(head.out_features for head in heads))
     wanted = range(stops[-1] if stops else 0) if classes is None else classes
@@ -46,10 +47,14 @@ def cross_entropies(
             f"cross_entropies over {wanted} of heads of {[head.out_features for head in heads]} classes at scrolls "
             f"{[head.scroll for head in heads]}: heads must have these classes, and be at one scroll"
         )
+    if not all(head.whole_out for head in chosen):
+        raise ValueError("cross_entropies takes heads with whole_out=True: these have fewer classes at smaller widths")
+    widths, _ = chosen[0]._accept(maps, 1)
+    slabs = maps.slabs * len(widths) if maps.shared else maps.slabs
     start = stops[places[0]] - chosen[0].out_features
     _, in_offset = chosen[0]._offsets()
     losses, _ = ragged_head(
-        maps.slabs, _joined([head.weight for head in chosen]), _biases(chosen), labels - start, in_offset,
+        slabs, _joined([head.weight for head in chosen]), _biases(chosen), labels - start, in_offset,
         wanted.start - start, wanted.stop - start,
     )  # fmt: skip
     return losses

@@ -306,5 +306,5 @@ class SwitchableBatchNorm2d(nn.Module):
 
 def _has_hooks(module: nn.Module) -> bool:
     """Whether somebody would look at what comes out of a module, or at the gradients that go in."""
-    own = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(own) or _has_any_global_hook()
+    own = (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(own) or bool(_has_any_global_hook())

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
+from torch._C._autograd import _profiler_enabled
 from torch.autograd.function import once_differentiable
 
 Save = Callable[[Any, Sequence[Any], Any], None]
@@ -198,7 +199,7 @@ def _is_direct(tensors: Sequence[Tensor | None]) -> bool:
         and not torch._C._len_torch_function_stack()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._get_tracing_state()
-        and not torch.autograd._profiler_enabled()
+        and not _profiler_enabled()
         and _PLAIN.issuperset(map(type, tensors))
     )
 

@@ -49,10 +49,35 @@ def test_an_unknown_name_is_refused_with_the_allowed_ones(field: str, value: str
 )
 def test_a_number_outside_its_range_is_refused(field: str, low: Any, high: Any, below: Any, above: Any) -> None:
     for allowed in (low, high):
-        assert getattr(replace(TrainConfig(), **{field: allowed}), field) == allowed
+        assert getattr(replace(TrainConfig(widths=(1.0,)), **{field: allowed}), field) == allowed
     for refused in (below, above, float("nan")):
         with pytest.raises(ConfigError, match=re.escape(f"{field}={refused} must lie in {low} to {high}")):
             replace(TrainConfig(), **{field: refused})
+
+
+@pytest.mark.parametrize(
+    ("widths", "channels", "message"),
+    [
+        ((1e9,), 64, "widths=1e+09 must be at most channels=64"),
+        ((5.0,), 4, "widths=5 must be at most channels=4"),
+        (
+            (4.0,),
+            6,
+            "channels=6 can't be cut into the 4 blocks of widths (0.25, 0.5, 0.75, 1.0): it must be a multiple of 4",
+        ),
+        (
+            (0.3, 1.0),
+            64,
+            "channels=64 can't be cut into the 10 blocks of widths (0.3, 1.0): it must be a multiple of 10",
+        ),
+    ],
+    ids=str,
+)
+def test_channels_must_be_cut_into_the_blocks_of_the_widths(
+    widths: tuple[float, ...], channels: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        TrainConfig(widths=widths, channels=channels)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +112,7 @@ def test_a_fall_of_the_rate_outside_the_task_is_refused(share: float) -> None:
     ids=str,
 )
 def test_widths_are_a_number_or_fractions(widths: tuple[float, ...], fractions: tuple[float, ...]) -> None:
-    assert TrainConfig(widths=widths).all_widths().fractions == fractions
+    assert TrainConfig(widths=widths, channels=48).all_widths().fractions == fractions
 
 
 @pytest.mark.parametrize(

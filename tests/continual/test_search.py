@@ -8,6 +8,8 @@ import torch
 
 from slimkern.continual.config import ConfigError, MethodName
 from slimkern.continual.methods import EWC, METHODS
+from slimkern.continual.processes import Processes
+from slimkern.continual.recorder import Recorder
 from slimkern.continual.search import FIRST_RATES, SearchingTrainer, Trial, best_rate, next_trial, rates_to_try
 from slimkern.continual.training import train
 from slimkern.experiments import run as module
@@ -50,6 +52,17 @@ def test_the_halving_ends_after_seven_trials() -> None:
 def test_without_a_strength_only_rates_are_tried_and_the_first_of_equals_wins() -> None:
     trials = walked((0.5, 0.1, 0.05), None, [40, 80, 80])
     assert len(trials) == 3 and best_rate(trials) == 0.1
+
+
+class OfAnother(Processes):
+    def broadcast(self, state: Any) -> Any:
+        return 12.5 if isinstance(state, float) else state
+
+
+def test_all_processes_go_by_the_accuracies_of_the_first() -> None:
+    trainer = SearchingTrainer(SMALL, few_digits(), torch.device("cpu"), OfAnother())
+    trainer.run(Recorder())
+    assert {trial.accuracy for own in trainer.trials.values() for trial in own} == {12.5}
 
 
 def notes(folder: RunFolder) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slimkern.experiments.atomic import StorageError, append_bytes, write_bytes
+from slimkern.experiments.atomic import StorageError, append_bytes, make_folder, write_bytes
 
 
 @contextmanager
@@ -57,6 +57,19 @@ def test_full_disk_adds_all_or_nothing(tmp_path: Path) -> None:
     with room_for(1_000), pytest.raises(StorageError, match=r"could not add 600 bytes to .*events\.jsonl"):
         append_bytes(path, b"b" * 600)
     assert path.read_bytes() == b"a" * 600
+
+
+def test_a_folder_is_made_with_those_above_it_and_may_be_there(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_folder(tmp_path / "new" / "one")
+    assert (tmp_path / "new" / "one").is_dir()
+
+
+@pytest.mark.parametrize("name", ["file", "file/within"])
+def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=rf"could not make the folder .*{name}: "):
+        make_folder(tmp_path / name)
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:

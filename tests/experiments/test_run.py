@@ -270,6 +270,20 @@ def test_a_truncated_checkpoint_is_refused_and_kept(tmp_path: Path) -> None:
     assert run(TINY, tmp_path) == run(TINY, tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("lacking", ["task", "movement", "scroll_policy"])
+def test_a_checkpoint_of_another_version_is_refused_and_kept(tmp_path: Path, lacking: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(TINY, tmp_path, recorders=[Stop(2)])
+    state = checkpoint(tmp_path)
+    del state[lacking]
+    torch.save(state, tmp_path / "last.pt")
+    before = contents(tmp_path)
+    with pytest.raises(RunFolderError, match=rf"last\.pt is no checkpoint .*KeyError '{lacking}'.* delete it to start"):
+        run(TINY, tmp_path)
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("config", "name"),
     [

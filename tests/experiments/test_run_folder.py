@@ -83,8 +83,9 @@ def test_a_configuration_beyond_json_leaves_no_folder(tmp_path: Path, bad: dict)
         ('{"format": 99, "config": {}}', "format version 99; this slimkern reads version 1"),
         ('{"form', "isn't the configuration of a run"),
         ('{"seed": 0}', "isn't the configuration of a run"),
+        ('{"format": 1, "config": [1]}', "isn't the configuration of a run"),
     ],
-    ids=["other-format", "cut-short", "foreign"],
+    ids=["other-format", "cut-short", "foreign", "a-list"],
 )
 def test_unreadable_configuration_is_refused(folder: RunFolder, text: str, message: str) -> None:
     folder.close()
@@ -133,6 +134,14 @@ def test_an_event_cut_short_at_any_byte_costs_only_itself(folder: RunFolder) -> 
         with RunFolder.open(folder.path, CONFIG) as again:
             again.append_event("third")
             assert [event["kind"] for event in again.events()] == ["first", "third"]
+
+
+def test_an_event_of_broken_bytes_costs_only_itself(folder: RunFolder) -> None:
+    folder.append_event("started")
+    with (folder.path / "events.jsonl").open("ab") as file:
+        file.write(b"\xff\xfe{\n")
+    folder.append_event("finished")
+    assert [event["kind"] for event in folder.events()] == ["started", "finished"]
 
 
 def test_counts_round_trip(folder: RunFolder) -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slimkern import ScrollLinear, WidthBatch, cross_entropies
+from slimkern import ScrollLinear, WidthBatch, cross_entropies, every_width
 from slimkern.ops import native
 from tests.ops.truth import assert_near
 
@@ -84,3 +84,17 @@ def test_heads_may_lack_a_bias() -> None:
 def test_what_does_not_fit_is_refused(own: list[ScrollLinear], classes: range | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cross_entropies(maps(), own, torch.zeros(5, dtype=torch.int64), classes)
+
+
+def test_heads_of_sliced_classes_and_maps_of_other_channels_are_refused() -> None:
+    labels = torch.zeros(5, dtype=torch.int64)
+    with pytest.raises(ValueError, match="whole_out=True: these have fewer classes at smaller widths"):
+        cross_entropies(maps(), [ScrollLinear(8, 4, widths=2)], labels)
+    with pytest.raises(ValueError, match=r"takes slabs of \[4, 8\] channels, but was given \[3, 8\]"):
+        cross_entropies(WidthBatch([torch.ones(5, 3), torch.ones(5, 8)], WIDTHS), heads(4), labels)
+
+
+def test_shared_maps_have_a_loss_a_width() -> None:
+    whole = ScrollLinear(8, 4, widths=2, whole_in=True, whole_out=True)
+    losses = cross_entropies(every_width(torch.ones(5, 8)), [whole], torch.zeros(5, dtype=torch.int64))
+    assert len(losses) == 2 and losses[0] == losses[1]

@@ -16,8 +16,8 @@ from slimkern.continual.network import ContinualNet
 class EWC(ImportancePenalty):
     """Hold the weights that mattered for earlier tasks near the values that they had.
 
-    F is the diagonal of the Fisher matrix as FACIL measures it: squares of the gradients of a batch's mean
-    cross-entropy over all heads with the predicted labels, times the batch size, averaged over batches.
+    F is the diagonal of the Fisher matrix as FACIL measures it: the square of the gradient of a batch's mean
+    cross-entropy over all heads with the predicted labels, averaged over batches.
     """
 
     strength: float = 5000.0

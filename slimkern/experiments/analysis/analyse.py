@@ -11,7 +11,7 @@ from slimkern.experiments.analysis.activation import Activation, activation_tabl
 from slimkern.experiments.analysis.by_width import draw_widths, long_table, refuse_unknown, wide_table
 from slimkern.experiments.analysis.cost import Shape, cost_table
 from slimkern.experiments.analysis.movement import Events, Moves, draw_movement, movement_table
-from slimkern.experiments.atomic import write_bytes
+from slimkern.experiments.atomic import make_folder, write_bytes
 from slimkern.experiments.run_folder import RunFolder
 from slimkern.experiments.runs import Group, ReportError, group_by_seed, read_runs
 from slimkern.experiments.tables import Table
@@ -38,12 +38,15 @@ def analyse(
 
     Raises:
         RunFolderError: if a folder holds no run.
-        ReportError: if there is no folder, a run without a finished task, the same run twice or an unknown width.
+        ReportError: if there is no folder, a run without a finished task, the same run twice, an unknown width or a
+            negative batch.
         ImportError: if matplotlib isn't installed.
         StorageError: if a file can't be written.
     """
     if not folders:
         raise ReportError("no run folders were given; name at least one")
+    if batch < 0:
+        raise ReportError(f"batch={batch} must be at least 0")
     runs = read_runs(folders)
     groups = group_by_seed(runs)
     for group in groups:
@@ -83,7 +86,7 @@ def _shapes(groups: Sequence[Group], events: Sequence[Sequence[Events]]) -> list
 def _write(
     out: Path, shown: dict[str, Table], stored: dict[str, Table], pictures: dict[str, Callable[[Path], None]]
 ) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     images = "\n".join(f"![{Path(name).stem}]({name})\n" for name in pictures)
     markdown = "\n".join([*(table.markdown() for table in shown.values() if table.rows), images])
     print(markdown)

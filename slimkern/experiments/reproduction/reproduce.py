@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slimkern.continual.data import load
-from slimkern.experiments.atomic import write_bytes
+from slimkern.experiments.atomic import make_folder, write_bytes
 from slimkern.experiments.reproduction.cells import Cell
 from slimkern.experiments.reproduction.comparison import compare
 from slimkern.experiments.reproduction.drawing import draw
@@ -71,7 +71,7 @@ def write_report(
     ]
     comparisons = compare(cells, target.settings, comparable=not differences)
     report = Report(target, selection.seeds, differences, comparisons, missing)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     stem = out / (target.name + ("-shortened" if differences else ""))
     texts = {
         ".md": markdown(report),

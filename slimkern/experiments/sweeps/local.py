@@ -14,6 +14,7 @@ from types import TracebackType
 
 import torch
 
+from slimkern.experiments.atomic import make_folder
 from slimkern.experiments.sweeps import worker
 from slimkern.experiments.sweeps.job import Job, Outcome
 
@@ -46,7 +47,7 @@ class LocalPool:
         self._running: list[_Running] = []
 
     def __enter__(self) -> LocalPool:
-        self._logs.mkdir(parents=True, exist_ok=True)
+        make_folder(self._logs)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -103,9 +103,11 @@ def test_units_are_reported_image_by_image_beside_their_batches(runs: dict[str, 
     assert not (tmp_path / "cost.csv").exists() and not (tmp_path / "movement.png").exists()
 
 
-def test_unknown_widths_are_refused_before_anything_is_written(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_bad_arguments_are_refused_before_anything_is_written(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"width 0.3 is none of FT . ScrollNet-2, which has 0.5, 1"):
         analyse([runs["network-0"]], tmp_path / "out", widths=[0.3])
+    with pytest.raises(ReportError, match="batch=-1 must be at least 0"):
+        analyse([runs["network-0"]], tmp_path / "out", batch=-1)
     with pytest.raises(ReportError, match="name at least one"):
         analyse([], tmp_path / "out")
     with pytest.raises(RunFolderError, match="not a run folder"):
