@@ -19,7 +19,6 @@ from slimkern.continual.data.augment import Augmentation
 from slimkern.continual.methods import METHODS, FineTuning, Step
 from slimkern.continual.tasks import TaskError
 from slimkern.continual.training import DivergedError, Trainer, train
-from slimkern.nn import ConversionError
 from slimkern.width_batch import WidthBatch, at_width
 from tests.continual.few_digits import TINY, Listener, differences, few_digits, restored
 
@@ -310,7 +309,7 @@ def test_a_method_that_reads_its_loss_back_is_noticed(monkeypatch: pytest.Monkey
         ({"class_order": "icarl"}, TaskError, "'icarl' is for 100 classes, not 10"),
         ({"validation": 1.0}, TaskError, "validation must be a share"),
         ({"options": {"alpha": 0.5}}, ConfigError, "method ft has no such options"),
-        ({"channels": 6}, ConversionError, "out_channels=6 can't be cut into the 4 blocks"),
+        ({"channels": 6}, ConfigError, "channels=6 can't be cut into the 4 blocks"),
     ],
     ids=["tasks", "class-order", "validation", "options", "channels"],
 )
