@@ -46,7 +46,7 @@ class DeferredTensor(Tensor):
         cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}  # functions of TorchScript have none
-        in_place = name.endswith("_") or bool(kwargs.get("inplace"))
+        in_place = name[-1:] == "_" or bool(kwargs.get("inplace"))
         if name in ("relu", "relu_"):
             (tensor,) = args or (kwargs["input"],)
             rectified: Any = F.relu(tensor.batch, in_place)

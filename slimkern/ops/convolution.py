@@ -12,6 +12,9 @@ from torch import Tensor
 from slimkern.ops.checks import check_bias, check_channels, check_offset, check_slabs, check_weight
 from slimkern.ops.rotation import Gradient, read, read_bias
 
+_VECTOR = 8
+"""Numbers of float32 in a vector of AVX2."""
+
 
 def packed(slab: Tensor) -> Tensor:
     """The slab in channels-last memory; itself if it lies so already."""
@@ -39,6 +42,8 @@ class Convolution(NamedTuple):
         self, grad: Tensor, slab: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient
     ) -> Tensor:
         """The slab's gradient (empty if not needed); those of the weight and the bias [C_out, 1] are added in place."""
+        if self._is_mistaken(slab):
+            return self._backward_of_seen_pixels(grad, slab, needed, of_weight, of_bias)
         part, groups = self._part(slab.shape[1], grad.shape[1])
         to_slab, to_part, to_bias = torch.ops.aten.convolution_backward(
             packed(grad), packed(slab), part, [grad.shape[1]], self.stride, self.padding, self.dilation, False, [0, 0],
@@ -49,6 +54,27 @@ class Convolution(NamedTuple):
         if needed[2]:
             of_bias.add(to_bias[:, None], (self.out_offset, 0))
         return packed(to_slab) if needed[0] else slab.new_empty(0)
+
+    def _is_mistaken(self, slab: Tensor) -> bool:
+        """Whether PyTorch's weight gradient may be wrong, or never come.
+
+        That of 1x1 convolutions with a stride is, in oneDNN 3.12 on CPUs with AVX2 and no AVX-512, for channels-last
+        inputs of fewer channels than a vector holds.
+        """
+        is_strided = tuple(self.weight.shape[2:]) == (1, 1) and max(self.stride) > 1 and not any(self.padding)
+        return is_strided and slab.device.type == "cpu" and slab.shape[1] < _VECTOR
+
+    def _backward_of_seen_pixels(
+        self, grad: Tensor, slab: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient
+    ) -> Tensor:
+        """`backward` without the stride, on the pixels that a strided 1x1 convolution sees."""
+        seen = (..., slice(None, None, self.stride[0]), slice(None, None, self.stride[1]))
+        found = self._replace(stride=(1, 1)).backward(grad, slab[seen], needed, of_weight, of_bias)
+        if not needed[0]:
+            return found
+        to_slab = torch.zeros_like(packed(slab))
+        to_slab[seen] = found
+        return to_slab
 
     def output_shape(self, slab: Tensor, outputs: int) -> list[int]:
         """The shape that `apply` gives."""

@@ -240,3 +240,19 @@ def test_no_slabs_are_refused() -> None:
 def test_bias_of_another_length_is_refused(entries: int) -> None:
     with pytest.raises(ValueError, match=rf"bias has {entries} entries.* 8"):
         scroll_conv2d([torch.ones(2, 2, 5, 5)], torch.ones(8, 4, 3, 3), torch.ones(entries), [4], out_offset=2)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 5, 8])
+def test_a_strided_1x1_convolution_of_few_channels(channels: int) -> None:
+    """What oneDNN gets wrong, or never finishes, on some CPUs; only now and then, so several times."""
+    for _ in range(10):
+        slab, weight = torch.randn(4, channels, 7, 8), torch.randn(2 * channels, channels, 1, 1)
+        found, expected = (
+            [own.requires_grad_() for own in (slab.to(dtype, copy=True), weight.to(dtype, copy=True))]
+            for dtype in (torch.float32, torch.float64)
+        )
+        for slab, weight in (found, expected):
+            (result,) = scroll_conv2d([slab], weight, None, [2 * channels], stride=(2, 2))
+            result.square().sum().backward()
+        for own, true in zip(found, expected, strict=True):
+            torch.testing.assert_close(own.grad, true.grad, rtol=1e-4, atol=1e-4, check_dtype=False)
