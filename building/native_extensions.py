@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import sysconfig
 from importlib.metadata import version
 from pathlib import Path
@@ -16,16 +17,19 @@ from typing import Any
 from compilation import Compilation, compile_all, link
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from toolchain import BuildError, Toolchain, architectures, code_options, mode, torch_root, version_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC = ROOT / "csrc"
 OBJECTS = ROOT / "build" / "native"  # an editable installation throws setuptools' own folder away
 CPU, CUDA, REPORT = "slimkern.libslimkern_cpu", "slimkern.libslimkern_cuda", "slimkern._build"
+REPORT_FILE = "build_report.json"  # beside the package: what `_build` would tell, had it been built
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # libtorch 2.11
 OPTIMISED = ["-std=c++17", "-O3", "-fPIC"]
 # Contraction would give the backward pass other values than the forward pass clamped.
 CXX_OPTIONS = [*OPTIMISED, "-fvisibility=hidden", "-ffp-contract=off", "-Wno-psabi"]
+NVCC_OPTIONS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 INSTRUCTION_SETS = {
     "baseline": [],
@@ -40,6 +44,27 @@ def native_extensions() -> list[Extension]:
     toolchain = Toolchain.find()
     names = [CPU, CUDA] if toolchain.nvcc else [CPU]
     return [Extension(name, [], optional=True) for name in [*names, REPORT]] if toolchain.cxx else []
+
+
+def torch_options() -> list[str]:
+    """What it takes to compile against libtorch's stable ABI.
+
+    Raises:
+        BuildError: there is no torch that has it.
+    """
+    return [STABLE_ABI, "-isystem", str(torch_root() / "include")]
+
+
+class BuildPython(build_py):
+    """Leaves word of what is missing where there is no compiler, and so no extension that could tell."""
+
+    def run(self) -> None:
+        """Copy the sources, and write the report."""
+        super().run()
+        toolchain = Toolchain.find()
+        if not toolchain.cxx:
+            folder = self.get_package_dir("slimkern") if self.editable_mode else Path(self.build_lib, "slimkern")
+            Path(folder, REPORT_FILE).write_text(json.dumps({"left out": toolchain.left_out}))
 
 
 class BuildNative(build_ext):
@@ -71,10 +96,26 @@ class BuildNative(build_ext):
                     raise SystemExit(f"SLIMKERN_BUILD={mode()}: {part} can't be built: {error}") from None
                 self.left_out[part] = str(error).splitlines()[0]
                 self.warn(f"the native core's {part} part is left out, slimkern works without it: {error}")
+        report = Path(self.build_lib, "slimkern", REPORT_FILE)
+        report.unlink(missing_ok=True)
+        if "report" in self.left_out:
+            report.parent.mkdir(parents=True, exist_ok=True)
+            report.write_text(self._told())
+
+    def copy_extensions_to_source(self) -> None:
+        """Put what was built beside the sources, in the place of what an earlier build left there."""
+        folder = Path(self.get_finalized_command("build_py").get_package_dir("slimkern"))
+        files = [*(Path(self.get_ext_filename(own.name)).name for own in self.extensions), REPORT_FILE]
+        for name in files:
+            (folder / name).unlink(missing_ok=True)
+        super().copy_extensions_to_source()
+        report = Path(self.build_lib, "slimkern", REPORT_FILE)
+        if report.is_file():
+            shutil.copy(report, folder)
 
     def _build_cpu(self, target: Path) -> None:
         x86 = platform.machine() in ("x86_64", "AMD64")
-        options = [*CXX_OPTIONS, *self._torch_options(), *(["-DSLIMKERN_X86"] if x86 else [])]
+        options = [*CXX_OPTIONS, *torch_options(), *(["-DSLIMKERN_X86"] if x86 else [])]
         sources = sorted({CSRC / "library.cpp", *(CSRC / "cpu").glob("*.cpp")} - FOR_EACH_INSTRUCTION_SET)
         compilations = [self._compilation(self.toolchain.cxx, source, options) for source in sources]
         for name in INSTRUCTION_SETS if x86 else ["baseline"]:
@@ -95,8 +136,8 @@ class BuildNative(build_ext):
             raise BuildError("it needs the cpu part")
         nvcc = str(self.toolchain.nvcc)
         listed = architectures(nvcc)
-        flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA", *code_options(listed)]
-        options = [*flags, *self._torch_options(), f"-ccbin={self.toolchain.cxx}"]
+        flags = [*NVCC_OPTIONS, *code_options(listed)]
+        options = [*flags, *torch_options(), f"-ccbin={self.toolchain.cxx}"]
         sources = sorted((CSRC / "cuda").glob("*.cu"))
         objects = compile_all([self._compilation(nvcc, source, options) for source in sources])
         # The CUDA runtime goes in: its version needn't be the one that torch brings.
@@ -112,11 +153,9 @@ class BuildNative(build_ext):
             import pybind11
         except ImportError:
             raise BuildError("pybind11 is not installed where the build runs") from None
-        torch_version = version("torch") if "cpu" in self.report else None
-        text = json.dumps(self.report | {"built against torch": torch_version, "left out": self.left_out})
         generated = OBJECTS / "generated"
         generated.mkdir(parents=True, exist_ok=True)
-        header = f'#define SLIMKERN_BUILD_REPORT R"json({text})json"\n'
+        header = f'#define SLIMKERN_BUILD_REPORT R"json({self._told()})json"\n'
         if not (generated / "report.h").exists() or (generated / "report.h").read_text() != header:
             (generated / "report.h").write_text(header)
         folders = [generated, Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
@@ -125,6 +164,10 @@ class BuildNative(build_ext):
         objects = compile_all([self._compilation(self.toolchain.cxx, source, options, "", [generated / "report.h"])])
         link([self.toolchain.cxx], objects, target, [])
 
+    def _told(self) -> str:
+        torch_version = version("torch") if "cpu" in self.report else None
+        return json.dumps(self.report | {"built against torch": torch_version, "left out": self.left_out})
+
     def _compilation(
         self, compiler: str | None, source: Path, options: list[str], suffix: str = "", more: list[Path] | None = None
     ) -> Compilation:
@@ -132,9 +175,6 @@ class BuildNative(build_ext):
         output = OBJECTS / f"{stem}{suffix}{source.suffix}.o"
         command = [str(compiler), *options, f"-I{CSRC}", "-c", str(source), "-o", str(output)]
         return Compilation(command, [source, *sorted(CSRC.rglob("*.h")), *(more or [])], output)
-
-    def _torch_options(self) -> list[str]:
-        return [STABLE_ABI, "-isystem", str(torch_root() / "include")]
 
     def _libraries(self, prefix: str = "-Wl,") -> list[str]:
         # libtorch.so stands for whatever libraries this torch has; the process has loaded them already.

@@ -60,18 +60,24 @@ def _find(asked: str) -> tuple[dict[str, str], dict[str, str]]:
     if not sys.platform.startswith("linux"):
         reason = f"the native core is built on Linux only, not on {sys.platform}"
         return {}, dict.fromkeys(("cpu", "cuda"), reason)
-    cxx = next(filter(None, map(shutil.which, [os.environ.get("CXX") or "g++", "c++", "clang++"])), None)
+    cxx = find_cxx()
     if not cxx:
         return {}, dict.fromkeys(("cpu", "cuda"), "no C++ compiler (looked for CXX, g++, c++, clang++)")
     if asked == "cpu":
         return {"cxx": cxx}, {"cuda": "SLIMKERN_BUILD=cpu"}
-    nvcc = _find_nvcc()
+    nvcc = find_nvcc()
     if not nvcc:
         return {"cxx": cxx}, {"cuda": "no nvcc (looked in CUDA_HOME, PATH, /usr/local/cuda)"}
     return {"cxx": cxx, "nvcc": nvcc}, {}
 
 
-def _find_nvcc() -> str | None:
+def find_cxx() -> str | None:
+    """The C++ compiler."""
+    return next(filter(None, map(shutil.which, [os.environ.get("CXX") or "g++", "c++", "clang++"])), None)
+
+
+def find_nvcc() -> str | None:
+    """The compiler for CUDA."""
     homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
     places = [str(Path(home) / "bin" / "nvcc") for home in homes if home]
     return next(filter(None, map(shutil.which, [*places, "nvcc", f"{TOOLKIT}/bin/nvcc"])), None)

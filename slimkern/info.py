@@ -29,15 +29,27 @@ def describe() -> str:
         "operators",
     ]
     for operator in backends.OPERATORS:
-        lines.append(f"  {operator}: {backends.describe(operator, 'cpu')}")
-        refusals = [(backend, backends.why_not(operator, backend)) for backend in backends.BACKENDS]
-        lines += [f"    {backend}: {reason}" for backend, reason in refusals if reason]
+        lines += [line for device in _kinds() for line in _serving(operator, device)]
     lines += ["", "native core", *_native_core(), "", "extras"]
     for extra, packages in EXTRAS.items():
         missing = [package for package in packages if _version(package) is None]
         state = f"missing {', '.join(missing)}; pip install 'slimkern[{extra}]'" if missing else "installed"
         lines.append(f"  {extra}: {state}")
     return "\n".join(lines)
+
+
+def _kinds() -> list[str]:
+    """The types of device at hand."""
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def _serving(operator: str, device: str) -> list[str]:
+    """What serves an operator on a type of device, and why no other backend does."""
+    refusals = [(backend, backends.why_not(operator, backend, device)) for backend in backends.BACKENDS]
+    return [
+        f"  {operator} on {device}: {backends.describe(operator, device)}",
+        *(f"    {backend}: {reason}" for backend, reason in refusals if reason),
+    ]
 
 
 def _native_core() -> list[str]:

@@ -44,6 +44,11 @@ def test_operator_has_its_twins(operator: str) -> None:
     assert [twin for twin in twins if not (ROOT / twin).is_file()] == []
 
 
+@pytest.mark.parametrize("operator", [name for name, own in backends.OPERATORS.items() if "native" in own])
+def test_native_operator_is_tested_on_a_gpu_too(operator: str) -> None:
+    assert (ROOT / "tests" / "gpu" / f"test_{operator}.py").is_file()
+
+
 def test_no_file_is_long() -> None:
     assert {file: length for file, length in LENGTHS.items() if length > 400} == {}
 

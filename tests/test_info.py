@@ -23,10 +23,23 @@ def test_it_names_the_versions_and_devices() -> None:
 def test_every_operator_has_its_backend_and_the_reasons_against_others() -> None:
     told = info.describe()
     for operator in backends.OPERATORS:
-        assert f"\n  {operator}: {backends.choose(operator, 'cpu')}\n" in told
+        assert f"\n  {operator} on cpu: {backends.choose(operator, 'cpu')}\n" in told
         reasons = [backends.why_not(operator, backend) for backend in backends.BACKENDS]
         assert sum(reason is None for reason in reasons) >= 1
         assert all(reason in told for reason in reasons if reason)
+
+
+@pytest.mark.parametrize("available", [False, True])
+def test_a_gpu_is_asked_about_where_there_is_one(available: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: "a GPU")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(available))
+    monkeypatch.setattr(backends, "PROVEN", {("native", "cpu")})
+    monkeypatch.setattr(native, "_UNAVAILABLE", {"cpu": None, "cuda": None})
+    told = info.describe()
+    assert ("  switchable_batch_norm on cuda: torch\n" in told) is available
+    assert ("native: not yet proven on such hardware; SLIMKERN_BACKEND=native asks for it" in told) is available
+    assert "  switchable_batch_norm on cpu: native\n" in told
 
 
 @pytest.mark.parametrize(
@@ -62,7 +75,7 @@ def without_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_libraries")
 def test_says_what_is_missing_and_how_to_get_it() -> None:
     told = info.describe()
-    assert "  switchable_batch_norm: torch\n" in told
+    assert "  switchable_batch_norm on cpu: torch\n" in told
     assert "    native: no C++ compiler\n" in told
     assert "  cpu: missing, no C++ compiler\n" in told and f"to get what is missing: {native.HOW_TO_BUILD}" in told
 

@@ -27,6 +27,7 @@ inline bool packed(const Tensor& tensor) {
 }
 
 inline void check_slab(const char* name, const Tensor& tensor, const Tensor& like) {
+  STD_TORCH_CHECK(tensor.numel() > 0, name, " holds an empty tensor; no axis may be empty");
   STD_TORCH_CHECK(packed(tensor), name, " must be packed: channels-last, without gaps");
   STD_TORCH_CHECK(tensor.scalar_type() == like.scalar_type(), name, " must have the dtype of the first slab");
   STD_TORCH_CHECK(tensor.device() == like.device(), name, " must be on the device of the first slab");
@@ -89,7 +90,7 @@ inline void check_forward(const std::vector<Tensor>& slabs, const std::vector<in
   if (!moments) return;
   STD_TORCH_CHECK(!running_mean, "give moments or running statistics, not both");
   STD_TORCH_CHECK(moments->scalar_type() == ScalarType::Float && moments->is_contiguous() && moments->dim() == 3 &&
-                      moments->size(0) == 3 && moments->size(2) == channels(slabs) &&
+                      moments->size(0) == 3 && moments->size(1) > 0 && moments->size(2) == channels(slabs) &&
                       moments->device() == slabs[0].device(),
                   "moments must be contiguous float32 [3, tiles, ", channels(slabs), "] on the device of the slabs");
 }

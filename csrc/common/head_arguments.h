@@ -33,6 +33,7 @@ inline HeadSizes head_sizes(int64_t pixels, const Tensor& weight, const Tensor& 
   STD_TORCH_CHECK(labels.scalar_type() == ScalarType::Long && labels.dim() == 1 && labels.is_contiguous() &&
                       labels.device() == weight.device(),
                   "labels must be a contiguous vector of int64 on the device of the weight");
+  STD_TORCH_CHECK(labels.numel() > 0, "labels is empty; at least one image is needed");
   const HeadSizes sizes{labels.numel(), pixels, weight.size(0), weight.size(1), in_offset, first, last};
   STD_TORCH_CHECK(0 <= in_offset && in_offset < sizes.features, "in_offset ", in_offset, " is none of the ",
                   sizes.features, " features");

@@ -34,6 +34,7 @@ constexpr size_t kNumbersOfAPart = sizeof(Part) / sizeof(int64_t);
 inline StoredWeight stored_weight(const torch::stable::Tensor& weight, const torch::stable::Tensor& like) {
   STD_TORCH_CHECK(weight.scalar_type() == torch::headeronly::ScalarType::Float && weight.dim() >= 2,
                   "weights must be float32 with at least 2 axes");
+  STD_TORCH_CHECK(weight.numel() > 0, "weights holds an empty tensor; no axis may be empty");
   STD_TORCH_CHECK(weight.device() == like.device(), "weights must be on the device of the packed buffer");
   int64_t taps = 1, tap_stride = 1;
   for (int64_t axis = weight.dim() - 1; axis > 1; --axis) {

@@ -1,6 +1,10 @@
 #include "cpu/passes.h"
 #include "cpu/stretches.h"
 
+#if defined(SLIMKERN_X86)
+#include <cpuid.h>
+#endif
+
 namespace slimkern::cpu {
 
 extern const Passes passes_baseline[3];
@@ -20,10 +24,18 @@ struct Choice {
   const char* name;
 };
 
+#if defined(SLIMKERN_X86)
+// Older compilers' __builtin_cpu_supports knows all names but this.
+bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 Choice best() {
 #if defined(SLIMKERN_X86)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return {passes_avx512, stretches_avx512, "avx512"};

@@ -4,6 +4,8 @@
 
 // PyTorch's own threads, so that its thread count and its OpenMP runtime are the only ones. Programs without libtorch
 // define SLIMKERN_STD_THREADS to the number of threads they want; sanitizers understand those.
+//
+// threads() is how many work at once; parallel_for calls body(first, end) for ranges that together make up [0, count).
 #if defined(SLIMKERN_STD_THREADS)
 
 #include <algorithm>
@@ -31,8 +33,6 @@ void parallel_for(int64_t count, const Body& body) {
 
 namespace slimkern::cpu {
 
-// Calls body(first, end) for ranges that together make up [0, count).
-// How many of them work at once.
 inline int64_t threads() { return torch::stable::get_num_threads(); }
 
 template <typename Body>

@@ -7,9 +7,6 @@
 
 #include "cpu/vector.h"
 
-#define SLIMKERN_JOIN_AGAIN(a, b) a##b
-#define SLIMKERN_JOIN(a, b) SLIMKERN_JOIN_AGAIN(a, b)
-
 namespace slimkern::cpu {
 namespace {
 

@@ -10,6 +10,10 @@
 #include <immintrin.h>
 #endif
 
+// `name` of the instruction set that SLIMKERN_ISA names.
+#define SLIMKERN_JOIN_AGAIN(a, b) a##b
+#define SLIMKERN_JOIN(name, isa) SLIMKERN_JOIN_AGAIN(name, isa)
+
 namespace slimkern::cpu {
 namespace {
 

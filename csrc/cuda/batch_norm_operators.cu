@@ -96,14 +96,9 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> forward(
     if (running_mean) {
       launch_norms(Source::running, rows, {}, vectors, eps, affines, stream);
     } else if (moments) {
-      Rows given = rows;
-      for (int32_t place = 0; place < rows.count; ++place) {
-        given.row[place].parts = static_cast<int32_t>(moments->size(1));
-        given.row[place].first_part = rows.row[place].statistics;
-        given.row[place].part_stride = all;
-      }
-      launch_norms(Source::parts, given, parts_at(floats(*moments), moments->size(1) * all), vectors, eps, affines,
-                   stream);
+      const int64_t tiles = moments->size(1);
+      const Parts parts = parts_at(const_cast<float*>(static_cast<const float*>(moments->const_data_ptr())), tiles * all);
+      launch_norms(Source::parts, with_parts_of_tiles(rows, tiles, all), parts, vectors, eps, affines, stream);
     } else {
       const int64_t length = parts_of(rows);
       const Tensor workspace = torch::stable::new_empty(mean, {3 * length});

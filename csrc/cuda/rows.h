@@ -31,6 +31,17 @@ struct Rows {
   int32_t count;
 };
 
+// The same rows, for parts that lie side by side for all slabs: tile after tile, `statistics` values each.
+inline Rows with_parts_of_tiles(Rows rows, int64_t tiles, int64_t statistics) {
+  for (int32_t place = 0; place < rows.count; ++place) {
+    Row& row = rows.row[place];
+    row.parts = static_cast<int32_t>(tiles);
+    row.first_part = row.statistics;
+    row.part_stride = statistics;
+  }
+  return rows;
+}
+
 // Three arrays of partial results, each as long as the last row's parts reach.
 struct Parts {
   float* a;

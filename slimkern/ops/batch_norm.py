@@ -24,7 +24,13 @@ class BatchNorm(NamedTuple):
     eps: float
 
     def apply_all(
-        self, slabs: Sequence[Tensor], offsets: Sequence[int], residuals: Sequence[Tensor], relu: bool, backend: str
+        self,
+        slabs: Sequence[Tensor],
+        offsets: Sequence[int],
+        residuals: Sequence[Tensor],
+        relu: bool,
+        backend: str,
+        moments: Tensor | None = None,
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Normalise slabs, add the residuals (one a slab, or none), apply the ReLU; `backend` as `serving` gives it.
 
@@ -32,18 +38,25 @@ class BatchNorm(NamedTuple):
             The results; the means and the biased variances that the slabs were normalised by, one after the other.
         """
         if backend == "native":
-            return native.batch_norm_forward(slabs, *self[:2], offsets, *self[2:], residuals, relu)
-        results, means, variances = zip(
-            *(
-                self.apply(slab, offset, residual, relu)
-                for slab, offset, residual in zip(slabs, offsets, residuals or [None] * len(slabs), strict=True)
-            ),
-            strict=True,
-        )
+            return native.batch_norm_forward(slabs, *self[:2], offsets, *self[2:], residuals, relu, moments)
+        nothing = [None] * len(slabs)
+        sizes = [slab.shape[1] for slab in slabs]
+        known = nothing if moments is None else merged(moments).split(sizes, dim=1)
+        rows = zip(slabs, offsets, residuals or nothing, known, strict=True)
+        results, means, variances = zip(*(self.apply(*row, relu) for row in rows), strict=True)
         return list(results), torch.cat(means), torch.cat(variances)
 
-    def apply(self, slab: Tensor, offset: int, residual: Tensor | None, relu: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def apply(
+        self, slab: Tensor, offset: int, residual: Tensor | None, known: Tensor | None, relu: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalise a slab, add the residual, apply the ReLU.
+
+        Args:
+            slab: [N, C_s, ...].
+            offset: where its channels start in the flat vectors.
+            residual: of the slab's shape, or None.
+            known: mean and biased variance [2, C_s] of the slab, where they needn't be taken again.
+            relu: whether to clamp the result at zero.
 
         Returns:
             The result; the mean [C_s] and the biased variance [C_s] that the slab was normalised by, in float64 for
@@ -54,6 +67,9 @@ class BatchNorm(NamedTuple):
         weight, bias = _at(self.weight, own, dtype), _at(self.bias, own, dtype)
         if self.running_mean is not None and self.running_var is not None:
             mean, variance = (vector[own].to(dtype, copy=True) for vector in (self.running_mean, self.running_var))
+            result = F.batch_norm(slab, mean, variance, weight, bias, False, 0.0, self.eps)
+        elif known is not None:
+            mean, variance = known.unbind()
             result = F.batch_norm(slab, mean, variance, weight, bias, False, 0.0, self.eps)
         else:
             # Momentum 1 turns the running statistics into the batch's own, with the unbiased variance.
@@ -174,6 +190,37 @@ def check_batch_norm(
             f"{operator}: residuals of shapes {[tuple(residual.shape) for residual in residuals]} must match "
             f"{[tuple(shape) for shape in shapes]}"
         )
+
+
+def check_moments(operator: str, moments: Tensor, slabs: Sequence[Tensor], norm: BatchNorm) -> None:
+    """Refuse moments that aren't those of parts of these slabs.
+
+    Raises:
+        ValueError: a wrong device, dtype or shape, or running statistics besides.
+    """
+    dtype, channels = _statistics_dtype(slabs[0]), sum(slab.shape[1] for slab in slabs)
+    shape = tuple(moments.shape)
+    if moments.dim() != 3 or 0 in shape or (shape[0], shape[2]) != (3, channels):
+        raise ValueError(f"{operator}: moments have shape {shape}; it must be (3, tiles, {channels})")
+    if moments.dtype != dtype or moments.device != slabs[0].device:
+        raise ValueError(
+            f"{operator}: moments are {moments.dtype} on {moments.device}; for such slabs they must be {dtype} on "
+            f"{slabs[0].device}"
+        )
+    if norm.running_mean is not None:
+        raise ValueError(f"{operator}: give moments or running statistics, not both")
+
+
+def merged(moments: Tensor) -> Tensor:
+    """Mean and biased variance [2, C] of the whole from counts, means and squared deviations [3, tiles, C] of parts.
+
+    Squares are taken around means alone, so that nothing cancels (Chan, Golub & LeVeque 1979).
+    """
+    counts, means, squares = moments.double().unbind()
+    count = counts.sum(0)
+    mean = (counts * means).sum(0) / count
+    variance = (squares + counts * (means - mean).square()).sum(0) / count
+    return torch.stack([mean, variance]).to(moments.dtype)
 
 
 def serving(

@@ -1,11 +1,13 @@
 """The compiled kernels: finding their libraries, what they take, and calling them.
 
-They register `slimkern_native::batch_norm_forward` and `slimkern_native::batch_norm_backward` for the CPU and,
-if they were compiled, for CUDA. They know neither autograd nor fake tensors: those stay with the operators here.
+They register `slimkern_native::batch_norm_forward`, `pack_weights` and `ragged_head`, each with its backward pass, for
+the CPU and, if they were compiled, for CUDA. They know neither autograd nor fake tensors: those stay with the operators
+here. Only the batch norm is called in more than one place, and so has functions of its own below.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +18,9 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LIBRARIES = {name: Path(__file__).parents[1] / f"libslimkern_{name}.so" for name in ("cpu", "cuda")}
+REPORT = Path(__file__).parents[1] / "build_report.json"
+"""Where the build leaves its report if it could compile no module that tells it."""
+
 HOW_TO_BUILD = (
     "install a C++ compiler, for GPUs also nvcc, and reinstall slimkern from its sources with SLIMKERN_BUILD=cpu or "
     "SLIMKERN_BUILD=cuda, which stops at the first error instead of leaving a part out"
@@ -23,7 +28,9 @@ HOW_TO_BUILD = (
 
 
 def report() -> dict[str, Any] | None:
-    """How the libraries were built: compilers, flags, architectures; None if nothing was compiled."""
+    """How the libraries were built: compilers, flags, architectures, what was left out; None if nobody noted it."""
+    if REPORT.is_file():
+        return json.loads(REPORT.read_text(encoding="utf-8"))
     try:
         return import_module("slimkern._build").report()
     except ImportError:
@@ -107,8 +114,9 @@ def batch_norm_forward(
     sums of squared deviations of their parts, as whoever wrote the slabs can note them on the way.
     """
     return torch.ops.slimkern_native.batch_norm_forward(
-        slabs, weight, bias, offsets, running_mean, running_var, eps, packed(residuals), relu, moments
-    )
+        slabs, weight, bias, offsets, running_mean, running_var, eps, packed(residuals), relu,
+        None if moments is None else moments.contiguous(),
+    )  # fmt: skip
 
 
 def batch_norm_backward(

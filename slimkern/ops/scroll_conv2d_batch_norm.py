@@ -1,8 +1,9 @@
-"""A convolution and the batch norm that follows it, one sub-network after the other.
+"""A convolution and the batch norm that follows it, on a CPU one sub-network after the other.
 
-A sub-network's activations stay in the cache from the convolution to the batch norm, the addition and the ReLU, and on
-the way back from the batch norm's gradient to the convolution's. Going through all slabs operator by operator takes S
-times that much memory before anything is read again.
+There a sub-network's activations stay in the cache from the convolution to the batch norm, the addition and the ReLU,
+and on the way back from the batch norm's gradient to the convolution's. Going through all slabs operator by operator
+takes S times that much memory before anything is read again. Elsewhere what counts is to launch few kernels: one batch
+norm takes all slabs.
 """
 
 from __future__ import annotations
@@ -70,13 +71,14 @@ def _compute(
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """The operator, its batch norm by `backend`."""
     results, convolved, means, variances = [], [], [], []
-    for place, (slab, outputs, offset) in enumerate(zip(slabs, out_channels, offsets, strict=True)):
-        convolved.append(convolution.apply(slab, bias, outputs))
-        if place == 0:
-            backend = serving(backend, convolved, norm[:4], residuals)
-        residual = residuals[place : place + 1]
-        result, mean, variance = norm.apply_all(convolved[-1:], [offset], residual, relu, backend)
-        results += result
+    for turn in _turns(slabs):
+        convolved += [
+            convolution.apply(slab, bias, outputs)
+            for slab, outputs in zip(slabs[turn], out_channels[turn], strict=True)
+        ]
+        served = serving(backend, convolved[turn], norm[:4], residuals[turn])
+        own, mean, variance = norm.apply_all(convolved[turn], offsets[turn], residuals[turn], relu, served)
+        results += own
         means.append(mean)
         variances.append(variance)
     return results, convolved, torch.cat(means), torch.cat(variances)
@@ -108,22 +110,30 @@ def _compute_backward(
     weight = convolution.weight
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
     of_slabs, of_sums = [], []
-    sizes = [slab.shape[1] for slab in convolved]
-    means, variances = mean.split(sizes), variance.split(sizes)
+    turns = _turns(slabs)
+    sizes = [sum(slab.shape[1] for slab in convolved[turn]) for turn in turns]
+    rows = zip(turns, mean.split(sizes), variance.split(sizes), strict=True)
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
-    for place in reversed(range(len(slabs))):
-        own = slice(place, place + 1)
-        (grad,), sums = of_norm.backward_all(
-            grads[own], convolved[own], rectified[own], offsets[own], means[place], variances[place], residual
+    for turn, own_mean, own_variance in reversed([*rows]):
+        of_convolved, sums = of_norm.backward_all(
+            grads[turn], convolved[turn], rectified[turn], offsets[turn], own_mean, own_variance, residual
         )
-        of_sums += sums
-        if to_convolved:
-            grad += to_convolved[place]
-        of_slabs.append(convolution.backward(grad, slabs[place], needed[:3], of_weight, of_bias))
+        of_sums += sums[::-1]
+        others = to_convolved[turn] or [None] * len(of_convolved)
+        for grad, other, slab in reversed([*zip(of_convolved, others, slabs[turn], strict=True)]):
+            if other is not None:
+                grad += other
+            of_slabs.append(convolution.backward(grad, slab, needed[:3], of_weight, of_bias))
     return (
         of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten(), of_norm.of_weight,
         of_norm.of_bias, of_sums[::-1],
     )  # fmt: skip
+
+
+def _turns(slabs: Sequence[Tensor]) -> list[slice]:
+    """Which slabs go together from the convolution through the batch norm."""
+    at_once = 1 if slabs[0].device.type == "cpu" else len(slabs)
+    return [slice(first, first + at_once) for first in range(0, len(slabs), at_once)]
 
 
 def _save(ctx: Any, arguments: Sequence[Any], outcome: tuple) -> None:

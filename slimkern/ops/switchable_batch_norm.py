@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from slimkern.ops.backends import choose
-from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_norm, in_plain_torch, serving
+from slimkern.ops.batch_norm import (
+    BatchNorm,
+    BatchNormGradient,
+    check_batch_norm,
+    check_moments,
+    in_plain_torch,
+    serving,
+)
 from slimkern.ops.checks import check_slabs
 from slimkern.ops.registration import Operator, wants
 
@@ -26,6 +33,7 @@ def switchable_batch_norm(
     eps: float = 1e-5,
     residuals: Sequence[Tensor] = (),
     relu: bool = False,
+    moments: Tensor | None = None,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """Normalise each slab by its batch's statistics, or by running ones where they are given.
 
@@ -42,19 +50,24 @@ def switchable_batch_norm(
         eps: added to the variance.
         residuals: one tensor a slab, of its shape, added to the normalised slab; or none.
         relu: clamp the result at zero.
+        moments: [3, tiles, sum of C_s] counts, means and sums of squared deviations of the slabs' parts, in the order
+            of the slabs, by whoever wrote them: they spare the pass that takes the batch's statistics. float32, or
+            float64 for such slabs. Gradients are those of the batch's statistics all the same; the moments get none.
 
     Returns:
         The results, shaped like the slabs; the mean and the biased variance that they were normalised by, [sum of C_s]
         in the order of the slabs.
 
     Raises:
-        ValueError: a wrong device, shape or length, an empty batch, or one value a channel where the batch's statistics
-            count.
+        ValueError: a wrong device, dtype, shape or length, an empty batch, one value a channel where the batch's
+            statistics count, or moments besides running statistics.
     """
     norm = BatchNorm(weight, bias, running_mean, running_var, eps)
     check_slabs(OPERATOR, slabs)
     check_batch_norm(OPERATOR, slabs[0], [slab.shape for slab in slabs], norm, offsets, residuals)
-    return _forward(slabs, norm, offsets, residuals, relu, choose(OPERATOR, slabs[0].device))
+    if moments is not None:
+        check_moments(OPERATOR, moments, slabs, norm)
+    return _forward(slabs, norm, offsets, residuals, relu, moments, choose(OPERATOR, slabs[0].device))
 
 
 def _compute(
@@ -63,11 +76,12 @@ def _compute(
     offsets: Sequence[int],
     residuals: Sequence[Tensor],
     relu: bool,
+    moments: Tensor | None,
     backend: str,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """The operator; with the backend torch, slab by slab, its specification."""
     served = serving(backend, slabs, norm[:4], residuals)
-    return norm.apply_all(slabs, offsets, residuals, relu, served)
+    return norm.apply_all(slabs, offsets, residuals, relu, served, moments)
 
 
 def _compute_backward(
@@ -93,7 +107,7 @@ def _compute_backward(
 
 
 def _save(ctx: Any, arguments: Sequence[Any], outcome: tuple) -> None:
-    slabs, norm, ctx.offsets, residuals, relu, ctx.backend = arguments
+    slabs, norm, ctx.offsets, residuals, relu, _, ctx.backend = arguments
     results, mean, variance = outcome
     ctx.batch_statistics, ctx.eps, ctx.residual = norm.running_mean is None, norm.eps, bool(residuals)
     ctx.save_for_backward(mean, variance, norm.weight, norm.bias, *slabs, *(results if relu else ()))
@@ -125,7 +139,7 @@ def _gradients_with_a_graph(ctx: Any, grads: list[Tensor], *_: None) -> dict[str
     for slab, offset, own_mean, own_variance in zip(slabs, ctx.offsets, means, variances, strict=True):
         scale, shift = (None if v is None else v[offset : offset + slab.shape[1]] for v in (weight, bias))
         norm = BatchNorm(scale, shift, own_mean, own_variance, ctx.eps)
-        normalised.append(norm.apply(slab, 0, None, False)[0])
+        normalised.append(norm.apply(slab, 0, None, None, False)[0])
     inputs = [tensor for tensor in (*slabs, weight, bias) if tensor is not None and tensor.requires_grad]
     found = iter(torch.autograd.grad(normalised, inputs, grads, create_graph=True) if inputs else ())
     *of_slabs, of_weight, of_bias = [

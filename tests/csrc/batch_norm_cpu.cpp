@@ -12,7 +12,8 @@ namespace {
 
 constexpr double kEps = 1e-3;
 
-void check(const std::vector<Shape>& shapes, Element element, bool residual, bool relu) {
+// With `tiles` the statistics are handed over as moments of so many parts.
+void check(const std::vector<Shape>& shapes, Element element, bool residual, bool relu, int64_t tiles = 0) {
   const double tolerance = element == Element::float32 ? 1e-5 : element == Element::float16 ? 2e-3 : 1e-2;
   std::mt19937 random(1);
   int64_t channels = 0;
@@ -45,7 +46,9 @@ void check(const std::vector<Shape>& shapes, Element element, bool residual, boo
                         masks ? to_sums[place].data() : nullptr, to_xs[place].data()});
     start += shapes[place].channels;
   }
-  batch_norm_forward(norm, forward, {}, mean.data(), variance.data());
+  const std::vector<float> moments = moments_of_parts(truths, tiles);
+  const Given given{nullptr, nullptr, tiles ? moments.data() : nullptr, tiles, channels};
+  batch_norm_forward(norm, forward, given, mean.data(), variance.data());
   batch_norm_backward(norm, backward, true, mean.data(), variance.data(), to_weight.data(), to_bias.data());
 
   start = 0;
@@ -74,6 +77,7 @@ int main() {
       for (bool relu : {false, true}) {
         check({{35, 1}, {35, 3}, {35, 17}, {35, 64}}, element, residual, relu);
         check({{9, 2049}}, element, residual, relu);
+        check({{35, 1}, {3, 17}, {35, 64}}, element, residual, relu, 5);
         check({{3000, 16}, {3000, 48}, {3000, 64}}, element, residual, relu);
       }
   std::printf("passed with %s\n", instruction_set());

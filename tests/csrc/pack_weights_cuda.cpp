@@ -102,6 +102,7 @@ int main() {
     for (bool wide : {false, true}) {
       check<float>(packing, Element::float32, wide, random);
       check<__nv_bfloat16>(packing, Element::bfloat16, wide, random);
+      check<__half>(packing, Element::float16, wide, random);
     }
   std::printf("passed\n");
 }

@@ -15,7 +15,7 @@ std::vector<float> floats(const std::vector<double>& values) { return {values.be
 template <typename Stored>
 void check(const TrueHeads& truth, Element element, bool wide) {
   const HeadCase& own = truth.sizes;
-  const double tolerance = element == Element::float32 ? 1e-5 : 1e-2;
+  const double tolerance = element == Element::float32 ? 1e-5 : element == Element::float16 ? 2e-3 : 1e-2;
   const std::vector<float> weight = floats(truth.weight), bias = floats(truth.bias), to_losses = floats(truth.to_losses);
   const size_t count = own.channels.size();
   for (int64_t channels : own.channels)
@@ -101,6 +101,7 @@ int main() {
       for (bool wide : {false, true}) {
         check<float>(truth, Element::float32, wide);
         check<__nv_bfloat16>(truth, Element::bfloat16, wide);
+        check<__half>(truth, Element::float16, wide);
       }
     }
   }

@@ -34,6 +34,29 @@ struct TrueSlab {
   int64_t size() const { return shape.pixels * shape.channels; }
 };
 
+// Counts, means and sums of squared deviations [3, tiles, channels of all slabs] of parts of their pixels.
+inline std::vector<float> moments_of_parts(const std::vector<TrueSlab>& slabs, int64_t tiles) {
+  int64_t all = 0, before = 0;
+  for (const TrueSlab& slab : slabs) all += slab.shape.channels;
+  std::vector<float> result(3 * tiles * all);
+  for (const TrueSlab& slab : slabs) {
+    const auto [pixels, channels] = slab.shape;
+    for (int64_t tile = 0; tile < tiles; ++tile)
+      for (int64_t c = 0; c < channels; ++c) {
+        const int64_t first = tile * pixels / tiles, end = (tile + 1) * pixels / tiles, count = end - first;
+        double mean = 0, squares = 0;
+        for (int64_t p = first; p < end; ++p) mean += slab.x[p * channels + c] / count;
+        for (int64_t p = first; p < end; ++p) squares += std::pow(slab.x[p * channels + c] - mean, 2);
+        float* here = &result[tile * all + before + c];
+        here[0] = static_cast<float>(count);
+        here[tiles * all] = static_cast<float>(mean);
+        here[2 * tiles * all] = static_cast<float>(squares);
+      }
+    before += channels;
+  }
+  return result;
+}
+
 inline void normalise(TrueSlab& slab, double eps, const std::vector<double>& weight, const std::vector<double>& bias,
                       int64_t offset, bool residual, bool relu) {
   const auto [pixels, channels] = slab.shape;

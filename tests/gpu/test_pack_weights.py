@@ -1,4 +1,4 @@
-"""The packing of weights on a GPU, beside plain torch on the CPU."""
+"""The packing of weights on a GPU, beside float64."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from slimkern.ops import native, pack_weights
-from tests.ops.test_pack_weights import CASES, TOLERANCE, Case
-from tests.ops.truth import assert_each_near
+from tests.ops.test_pack_weights import CASES, Case, check
 
 pytestmark = [
     pytest.mark.gpu,
@@ -15,19 +14,29 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_plain_torch(case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+@pytest.fixture(autouse=True)
+def native_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMKERN_BACKEND", "native")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@every_case
+def test_equals_the_definition_in_float64(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype, "cuda")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@every_case
+def test_equals_itself_when_run_again(case: Case, dtype: torch.dtype) -> None:
     outcomes = []
-    for device, backend in (("cpu", "torch"), ("cuda", "native"), ("cuda", "native")):
-        monkeypatch.setenv("SLIMKERN_BACKEND", backend)
-        weights = [case.laid_out(weight.to(device)).requires_grad_() for weight in case.weights(torch.float32)]
+    for _ in range(2):
+        weights = [case.laid_out(weight.cuda()).requires_grad_() for weight in case.weights(torch.float32)]
         packed = pack_weights(weights, case.parts, dtype)
-        torch.autograd.backward(packed, [part.detach().cpu().cos().to(device) for part in packed])
-        outcomes.append(([part.detach().cpu() for part in packed], [weight.grad for weight in weights]))
-    plain, given, again = outcomes
-    for first, second, true in zip(given[0], again[0], plain[0], strict=True):
-        assert torch.equal(first, true) and torch.equal(first, second)
-    for first, second, true in zip(given[1], again[1], plain[1], strict=True):
+        torch.autograd.backward(packed, [part.detach().cos() for part in packed])
+        outcomes.append([*packed, *(weight.grad for weight in weights)])
+    for first, second in zip(*outcomes, strict=True):
         assert torch.equal(first, second)
-        assert_each_near("gradient", first.cpu(), true.double(), TOLERANCE[dtype])

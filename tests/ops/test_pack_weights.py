@@ -91,8 +91,9 @@ def true_part(weight: Tensor, part: Part) -> Tensor:
     return weight[rows][:, columns]
 
 
-def check(case: Case, dtype: torch.dtype) -> None:
-    weights = case.weights(torch.float64 if dtype == torch.float64 else torch.float32)
+def check(case: Case, dtype: torch.dtype, device: str = "cpu") -> None:
+    drawn = case.weights(torch.float64 if dtype == torch.float64 else torch.float32)
+    weights = [case.laid_out(weight.to(device)) for weight in drawn]
     exact = truth.doubles(weights)
     packed = pack_weights([weight.requires_grad_() for weight in weights], case.parts, dtype)
     truths = [true_part(exact[part.weight], part) for part in case.parts]
@@ -231,6 +232,13 @@ def test_bad_arguments_are_named(changes: dict[str, Any], message: str) -> None:
     pack_weights(**good)
     with pytest.raises(ValueError, match=f"pack_weights: .*{message}"):
         pack_weights(**(good | changes))
+
+
+def test_the_kernel_itself_refuses_an_empty_weight(backend: str) -> None:
+    if backend != "native":
+        pytest.skip("plain torch has nothing to read")
+    with pytest.raises(RuntimeError, match="weights holds an empty tensor"):
+        torch.ops.slimkern_native.pack_weights_backward(torch.empty(0), [], [torch.empty(0, 4)])
 
 
 @pytest.mark.parametrize(

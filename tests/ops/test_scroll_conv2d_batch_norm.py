@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from slimkern.ops import scroll_conv2d_batch_norm
-from slimkern.ops.batch_norm import BatchNorm
+from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient
 from slimkern.ops.convolution import Convolution
 from tests.ops import truth
 from tests.ops.registration import check_registration
 
 EPS = 1e-3
+OPERATOR = sys.modules["slimkern.ops.scroll_conv2d_batch_norm"]
+"""The module, which the function of the same name hides."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,32 @@ def test_a_result_that_no_loss_uses_takes_no_part_in_the_gradient() -> None:
 def test_registration(running: bool) -> None:
     case = Case(scroll=3, residual=True, relu=True, running=running)
     check_registration(lambda: case.run(leaves(case.tensors(torch.float32), torch.float32)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("name", ["scrolled_residual_relu", "running_statistics"])
+def test_all_slabs_at_once_give_what_one_after_the_other_does(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where launches count: one batch norm forward and one backward."""
+    case, calls = CASES[name], []
+    for method, owner in (("apply_all", BatchNorm), ("backward_all", BatchNormGradient)):
+        own = getattr(owner, method)
+        monkeypatch.setattr(owner, method, lambda *given, own=own: calls.append(own) or own(*given))
+    outcomes = []
+    for turns in (OPERATOR._turns, lambda slabs: [slice(0, len(slabs))]):
+        monkeypatch.setattr(OPERATOR, "_turns", turns)
+        calls.clear()
+        given = leaves(case.tensors(dtype), dtype)
+        results, convolved, mean, variance = case.run(given)
+        losses = [result.cos().sum() for result in [*results, *convolved]]
+        torch.stack(losses).sum().backward()
+        grads = [leaf.grad for leaf in [given["weight"], given["scale"], given["shift"], *given["slabs"]]]
+        outcomes.append(([*results, *convolved, mean, variance, *grads], len(calls)))
+    (one_by_one, many), (at_once, few) = outcomes
+    assert (many, few) == (2 * len(case.blocks), 2)
+    for one, other in zip(one_by_one, at_once, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_one_value_a_channel_is_refused_before_anything_runs() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ class Case:
     relu: bool = False
     image: tuple[int, ...] = (3, 5)
     packed: bool = True
+    tiles: int = 0
 
     @property
     def offsets(self) -> list[int]:
@@ -43,14 +44,19 @@ class Case:
 
         total = sum(self.sizes)
         weight, bias, mean = torch.randn(3, total, dtype=dtype)
+        own = [2 * slab + 1 for slab in slabs()]
         return {
-            "slabs": [2 * slab + 1 for slab in slabs()],
+            "slabs": own,
             "weight": weight.clone() if self.affine else None,
             "bias": bias.clone() if self.affine else None,
             "running_mean": mean.clone() if self.running else None,
             "running_var": torch.rand(total, dtype=dtype) + 0.5 if self.running else None,
             "residuals": slabs() if self.residual else [],
+            "moments": self.moments(own),
         }
+
+    def moments(self, slabs: Sequence[Tensor]) -> Tensor | None:
+        return truth.moments_of_parts(slabs, self.tiles, slabs[0].dtype) if self.tiles else None
 
 
 CASES = {
@@ -67,6 +73,9 @@ CASES = {
     "uneven_widths": Case(sizes=(1, 2, 4), places=(0, 1, 2), residual=True),
     "contiguous_input": Case(packed=False, residual=True, relu=True),
     "two_axes": Case(image=(), packed=False, sizes=(2, 3), places=(0, 1), running=True),
+    "moments": Case(tiles=4, relu=True, residual=True),
+    "moments_of_one_part": Case(tiles=1, packed=False),
+    "moments_of_empty_parts": Case(tiles=40),
     "one_row_of_pixels": Case(image=(1, 9), sizes=(1, 2), places=(0, 1)),
 }
 
@@ -129,7 +138,8 @@ def cases(draw: st.DrawFn) -> Case:
     places = sorted(draw(st.sets(st.integers(0, len(sizes) - 1), min_size=1)))
     flags = {name: draw(st.booleans()) for name in ("running", "affine", "residual", "relu", "packed")}
     image = draw(st.tuples(st.integers(2, 5), st.integers(2, 5)))
-    return Case(tuple(sizes), tuple(places), image=image, **flags)
+    tiles = 0 if flags["running"] else draw(st.integers(0, 3))
+    return Case(tuple(sizes), tuple(places), image=image, tiles=tiles, **flags)
 
 
 @given(cases())
@@ -149,7 +159,7 @@ def test_gradients_of_other_widths_are_exactly_zero() -> None:
 
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
-@pytest.mark.parametrize("name", ["batch_statistics_residual_relu", "running_statistics_residual_relu"])
+@pytest.mark.parametrize("name", ["batch_statistics_residual_relu", "running_statistics_residual_relu", "moments"])
 def test_gradients_and_their_gradients(name: str, check: Callable[..., bool]) -> None:
     case = CASES[name]
     arguments = case.tensors(torch.float64)
@@ -158,19 +168,40 @@ def test_gradients_and_their_gradients(name: str, check: Callable[..., bool]) ->
     def function(*leaves: Tensor) -> tuple[Tensor, ...]:
         slabs, residuals, (weight, bias) = leaves[:count], leaves[count:-2], leaves[-2:]
         changed: dict[str, Any] = arguments | {"slabs": slabs, "residuals": residuals, "weight": weight, "bias": bias}
+        changed["moments"] = case.moments(slabs)
         return tuple(switchable_batch_norm(**changed, offsets=case.offsets, eps=EPS, relu=case.relu)[0])
 
     leaves = [leaf.requires_grad_() for leaf in flat(arguments)]
     assert check(function, leaves, fast_mode=True)
 
 
-@pytest.mark.parametrize("name", ["batch_statistics_residual_relu", "running_statistics", "without_scale_and_shift"])
+@pytest.mark.parametrize(
+    "name", ["batch_statistics_residual_relu", "running_statistics", "without_scale_and_shift", "moments"]
+)
 def test_registration(name: str) -> None:
     case = CASES[name]
     arguments = case.tensors(torch.float32)
     for leaf in flat(arguments):
         leaf.requires_grad_()
     check_registration(lambda: switchable_batch_norm(**arguments, offsets=case.offsets, eps=EPS, relu=case.relu))
+
+
+def test_moments_are_taken_at_their_word() -> None:
+    case = CASES["moments"]
+    arguments = case.tensors(torch.float64)
+    arguments["moments"][1] += 3
+    _, mean, variance = switchable_batch_norm(**arguments, offsets=case.offsets)
+    _, own_mean, own_variance = switchable_batch_norm(**arguments | {"moments": None}, offsets=case.offsets)
+    torch.testing.assert_close(mean, own_mean + 3)
+    torch.testing.assert_close(variance, own_variance)
+
+
+def test_moments_of_a_mean_far_above_the_deviation() -> None:
+    slab = torch.randn(8, 5, 16, 16, dtype=torch.float64) + 1000
+    moments = truth.moments_of_parts([slab], 16, torch.float32)
+    _, mean, variance = switchable_batch_norm([slab.float()], None, None, [0], moments=moments)
+    truth.assert_near("mean", mean, slab.mean([0, 2, 3]), 1e-6)
+    truth.assert_near("variance", variance, slab.var([0, 2, 3], correction=0), 1e-5)
 
 
 def test_bfloat16_slabs_with_float32_parameters() -> None:
@@ -198,6 +229,16 @@ def test_bfloat16_slabs_with_float32_parameters() -> None:
         ({"bias": torch.ones(4)}, "bias has 4 entries; .*2 channels .*6"),
         ({"offsets": [-1]}, "weight has 8 entries; .*2 channels .*-1"),
         ({"running_mean": torch.zeros(8)}, "give running_mean and running_var both, or neither"),
+        ({"moments": torch.ones(3, 4, 3)}, r"moments have shape \(3, 4, 3\); it must be \(3, tiles, 2\)"),
+        ({"moments": torch.ones(3, 0, 2)}, r"moments have shape \(3, 0, 2\)"),
+        (
+            {"moments": torch.ones(3, 4, 2).double()},
+            "moments are torch.float64 on cpu; .* must be torch.float32 on cpu",
+        ),
+        (
+            {"moments": torch.ones(3, 4, 2), "running_mean": torch.zeros(8), "running_var": torch.ones(8)},
+            "give moments or running statistics, not both",
+        ),
         ({"slabs": [torch.ones(1, 2, 1, 1)]}, r"a batch of shape \(1, 2, 1, 1\) has one value a channel, so no var"),
         (
             {"residuals": [torch.ones(2, 2, 1, 1)]},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -85,6 +85,21 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of all values."""
     mean = values.sum() / values.numel()
     return mean, ((values - mean) ** 2).sum() / values.numel()
+
+
+def moments_of_parts(slabs: Sequence[Tensor], tiles: int, dtype: torch.dtype) -> Tensor:
+    """Counts, means and sums of squared deviations [3, tiles, channels of all slabs] of parts of each slab's pixels.
+
+    Where there are fewer pixels than tiles, some parts are empty.
+    """
+    found = []
+    for slab in slabs:
+        parts = slab.detach().double().movedim(1, -1).flatten(0, -2).tensor_split(tiles)
+        means = torch.stack([part.sum(0) / max(len(part), 1) for part in parts])
+        squares = torch.stack([(part - mean).square().sum(0) for part, mean in zip(parts, means, strict=True)])
+        counts = torch.tensor([len(part) for part in parts], dtype=means.dtype, device=means.device)
+        found.append(torch.stack([counts[:, None].expand_as(means), means, squares]))
+    return torch.cat(found, dim=2).to(dtype)
 
 
 def doubles(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -1,21 +1,10 @@
 #pragma once
 
-#include <cstdint>
-#include <cstring>
+#include "halves.h"
 
 struct __nv_bfloat16 {
   uint16_t bits;
 };
 
-inline float __bfloat162float(__nv_bfloat16 value) {
-  const uint32_t word = static_cast<uint32_t>(value.bits) << 16;
-  float result;
-  std::memcpy(&result, &word, 4);
-  return result;
-}
-
-inline __nv_bfloat16 __float2bfloat16_rn(float value) {
-  uint32_t word;
-  std::memcpy(&word, &value, 4);
-  return {static_cast<uint16_t>((word + 0x7fff + (word >> 16 & 1)) >> 16)};
-}
+inline float __bfloat162float(__nv_bfloat16 value) { return static_cast<float>(kBfloat16.value(value.bits)); }
+inline __nv_bfloat16 __float2bfloat16_rn(float value) { return {kBfloat16.bits(value)}; }

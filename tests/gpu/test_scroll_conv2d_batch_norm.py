@@ -1,0 +1,48 @@
+"""A convolution by plain torch and the native batch norm that takes all its slabs at once, on a GPU, beside float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from slimkern.ops import native
+from tests.ops.test_scroll_conv2d_batch_norm import CASES, Case, leaves
+from tests.ops.truth import assert_near
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(native.why_unavailable("cuda") is not None, reason=str(native.why_unavailable("cuda"))),
+]
+
+
+def outcome(case: Case, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+    drawn = {
+        name: [own.to(device) for own in given]
+        if isinstance(given, list)
+        else None
+        if given is None
+        else given.to(device)
+        for name, given in case.tensors(torch.float64).items()
+    }
+    given = leaves(drawn, dtype)
+    results, _, mean, variance = case.run(given)
+    torch.stack([result.cos().sum() for result in results]).sum().backward()
+    found = {f"result {place}": result.detach() for place, result in enumerate(results)}
+    found |= {f"gradient of slab {place}": slab.grad for place, slab in enumerate(given["slabs"])}
+    found |= {
+        f"gradient of {name}": given[name].grad for name in ("weight", "scale", "shift") if given[name] is not None
+    }
+    return {name: own.cpu() for name, own in (found | {"mean": mean, "variance": variance}).items()}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_equals_float64_in_float32(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setenv("SLIMKERN_BACKEND", "torch")
+    truth = outcome(case, torch.float64, "cpu")
+    monkeypatch.setenv("SLIMKERN_BACKEND", "native,torch")
+    given, again = outcome(case, torch.float32, "cuda"), outcome(case, torch.float32, "cuda")
+    for name, true in truth.items():
+        assert_near(name, given[name], true, 1e-4)
+        assert_near(name, again[name], true, 1e-4)
