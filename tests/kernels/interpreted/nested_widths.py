@@ -130,3 +130,23 @@ EVERY_SCROLL_OF_A_SHAPE = [
     pytest.param(number, widths, scroll, id="{}_side_{}_batch_{}_stride_{}".format(name, *SHAPES[number % len(SHAPES)]))
     for number, (name, (widths, scroll)) in enumerate(EVERY_SCROLL.items())
 ]
+
+ODD = {
+    "forward": {
+        (7, 1): Geometry((2, 2), padding=(1, 1)),
+        (7, 2): Geometry((3, 3), (2, 2), (1, 1)),
+        (14, 1): Geometry((1, 1), padding=(1, 1)),
+        (14, 2): Geometry((3, 3), (2, 2), (2, 2)),
+        (28, 1): Geometry((3, 1), padding=(3, 2)),
+        (28, 2): Geometry((1, 3), (2, 2), (2, 3)),
+        (33, 1): Geometry((2, 2)),
+        (33, 2): Geometry((3, 3), (2, 2)),
+    },
+    "input gradient": {
+        (8, 7): Geometry((2, 2)),
+        (16, 14): Geometry((3, 3)),
+        (32, 28): Geometry((5, 1), padding=(0, 0)),
+        (32, 33): Geometry((2, 2), padding=(1, 1)),
+    },
+}
+"""Images of odd sides, and strides, whose results have sides that are powers of two; and the reverse."""

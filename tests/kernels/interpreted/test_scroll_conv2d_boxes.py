@@ -9,7 +9,7 @@ from slimkern.kernels.geometry import Geometry
 from slimkern.kernels.launch import Unsuitable
 from slimkern.kernels.scroll_conv2d import forward
 from slimkern.widths import Widths
-from tests.kernels.interpreted.nested_widths import EVERY_SCROLL, Case, check, tile
+from tests.kernels.interpreted.nested_widths import EVERY_SCROLL, ODD, Case, check, tile
 
 SMALL = tile(32, 16, 16, boxes=True)
 WIDE = tile(64, 64, 16, boxes=True)  # channels come first in the matrix product
@@ -50,27 +50,6 @@ def test_every_scroll_packed(widths: Widths, scroll: int) -> None:
     geometry = Geometry((1, 3), (1 + scroll % 2, 1 + scroll % 2), (0, 1))
     case = Case.at(widths, scroll, in_place=False, image=(4, 8), batch=(1, 3)[scroll // 2 % 2], geometry=geometry)
     check(replace(case, configuration=tile(32, 64, 64, boxes=True)))
-
-
-ODD = {
-    "forward": {
-        (7, 1): Geometry((2, 2), padding=(1, 1)),
-        (7, 2): Geometry((3, 3), (2, 2), (1, 1)),
-        (14, 1): Geometry((1, 1), padding=(1, 1)),
-        (14, 2): Geometry((3, 3), (2, 2), (2, 2)),
-        (28, 1): Geometry((3, 1), padding=(3, 2)),
-        (28, 2): Geometry((1, 3), (2, 2), (2, 3)),
-        (33, 1): Geometry((2, 2)),
-        (33, 2): Geometry((3, 3), (2, 2)),
-    },
-    "input gradient": {
-        (8, 7): Geometry((2, 2)),
-        (16, 14): Geometry((3, 3)),
-        (32, 28): Geometry((5, 1), padding=(0, 14)),
-        (32, 33): Geometry((2, 2), padding=(1, 1)),
-    },
-}
-"""Images of odd sides, and strides, whose results have sides that are powers of two; and the reverse."""
 
 
 @pytest.mark.parametrize("in_place", [True, False], ids=["in_place", "packed"])
