@@ -37,7 +37,7 @@ DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "ieee": torch.float32}
 HOPPER = 90
 SHARES = (1, 2, 3, 4)
 INSTRUCTIONS = {name: rf"\b{name}\b" for name in ("HGMMA", "STL", "LDGSTS", "UTMALDG")}
-INSTRUCTIONS["atomics"] = r"\b(?:RED|REDG|ATOM|ATOMG|ATOMS)\b"
+INSTRUCTIONS["atomic sums"] = r"\b(?:RED|ATOM)[GS]?\.\S*ADD\b"
 THREE = Geometry((3, 3), padding=(1, 1))
 
 

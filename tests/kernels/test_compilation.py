@@ -97,7 +97,7 @@ def test_every_variant_compiles_by_pointers_and_by_boxes(path: str, capability: 
 @every_triton
 def test_nothing_is_added_in_the_order_that_programs_happen_to_run(path: str) -> None:
     found = launches(path, 90)
-    assert found and not any(each["atomics"] for each in found)
+    assert found and not any(each["atomic sums"] for each in found)
 
 
 @every_triton

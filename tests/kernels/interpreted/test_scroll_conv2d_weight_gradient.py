@@ -87,9 +87,10 @@ def own_gradient(grad: Tensor, slab: Tensor, geometry: Geometry) -> Tensor:
 def check(case: Case, bias: bool = True) -> None:
     grads, slabs = case.tensors()
     biases = [torch.empty(case.channels[0])] if bias else None
+    weight, table = case.weight, case.table
     with Guarded():
         of_weights, of_biases = weight_gradient(
-            grads, slabs, [case.weight], biases, case.table, case.geometry, case.configuration
+            grads, slabs, [weight], biases, table, case.geometry, case.configuration
         )
     of_weight, of_bias = truth(grads, slabs, case)
     assert_near("gradient of the weight", of_weights[0], of_weight, TOLERANCE)
