@@ -29,9 +29,9 @@ test: $(DEV_READY) ## run the whole test suite
 native: $(DEV_READY) ## compile what has changed of csrc/, and stop at the first error
 	SLIMKERN_BUILD=$${SLIMKERN_BUILD:-cpu} $(BIN)/python setup.py -q build_ext --inplace
 
-kernels: $(DEV_READY) ## compile the Triton kernels for three GPUs that needn't be here, by the oldest Triton as well
+kernels: $(DEV_READY) ## compile the Triton kernels for three GPUs that needn't be here, by the oldest Triton (`make test` does by the installed one)
 	$(PIP_INSTALL) --upgrade --no-deps --target build/triton-oldest triton==3.6.0
-	SLIMKERN_TRITON=build/triton-oldest $(BIN)/pytest tests/kernels/test_compilation.py
+	SLIMKERN_TRITON=build/triton-oldest $(BIN)/pytest -k build/triton-oldest tests/kernels/test_compilation.py
 
 lint: $(DEV_READY) ## ruff: errors, style, docstrings
 	$(BIN)/ruff check

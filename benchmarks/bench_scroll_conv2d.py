@@ -8,16 +8,20 @@
 
 The contenders are plain PyTorch at full width; PyTorch slab by slab on packed slabs and weights, on one stream, on
 four, and either in a CUDA graph; and one Triton launch that reads packed weights, or weights in place. PyTorch is
-flattered: neither packing weights nor adding up their gradients is counted. On a GPU, events are read and the cache is
-flushed before each call; whatever isn't said to be eager runs in a CUDA graph. `floor` is the time that the arithmetic
-takes at the speed of a matrix product, or reading and writing everything once takes at that of a copy, whichever is
-longer.
+flattered: neither packing weights nor adding up their gradients is counted, whereas Triton's forward pass packs what
+it and the input gradient read packed. On a GPU, events are read and the cache is flushed before each call; whatever
+isn't said to be eager runs in a CUDA graph. `floor` is the time that the arithmetic takes at the speed of a matrix
+product, or reading and writing everything once takes at that of a copy, whichever is longer.
+
+Contenders are timed in turns, by `rows`, not by pytest-benchmark: that times all rounds of one before the next one's,
+so that a clock which drifts favours somebody, has no ratios round by round, and knows nothing of CUDA events.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,6 +36,7 @@ from slimkern.kernels import why_unavailable
 
 BENCHMARK = "scroll_conv2d"
 PASSES = ("forward", "input gradient", "weight gradient")
+WAYS = ("packed", "in place")
 WAVES = (1, 2, 3, 4, 6, 8, 12)
 ONE_STREAM = "torch, one stream, captured"
 FOUR_STREAMS = "torch, four streams, captured"
@@ -49,10 +54,10 @@ def contenders(work: Work, operation: str, device: str, tuner: Any) -> dict[str,
         "torch, four streams, eager": on_streams(slabs),
         FOUR_STREAMS: captured(on_streams(slabs)),
     }
-    for way in ("packed", "in place"):
+    for way in WAYS:
         if tuner is not None and (own := work.by_triton(operation, way)):
             problem, launch = own
-            calls[f"triton, {way}"] = captured(partial(tuner.run, problem, way, launch))
+            calls[f"triton, {way}"] = captured(partial(tuner.run, problem, {way: launch}))
     return calls
 
 
@@ -128,13 +133,14 @@ def sweep(
     for layer in LAYERS:
         work = Work(layer, batch, dtype, device)
         for operation in [own for own in passes(layer) if own in operations]:
-            problem, launch = work.by_triton(operation, "in place")
             calls: dict[str, Call] = {}
-            for own in choose(problem, properties.major >= 9, properties.shared_memory_per_block_optin):
-                try:
-                    calls[own.name] = captured(partial(launch, own))
-                except UNSUITABLE:
+            for way in WAYS:
+                if (found := work.by_triton(operation, way)) is None:
                     continue
+                problem, launch = found
+                for own in choose(problem, properties.major >= 9, properties.shared_memory_per_block_optin):
+                    with suppress(*UNSUITABLE):
+                        calls[f"{way}, {own.name}"] = captured(partial(launch, own))
             case = {"layer": str(layer), "pass": operation, "batch": batch, "dtype": options.dtype}
             for name, seconds in timed(calls, options.repetitions, device).items():
                 yield row(f"{BENCHMARK} {experiment}", case, name, seconds, device=device)

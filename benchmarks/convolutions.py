@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -68,8 +67,7 @@ class Work:
         self.master = self.weight.float()
         self.offsets = (layer.outputs * SCROLL // 4, 0 if self.stem else layer.inputs * SCROLL // 4)
         self.inputs_of = self.inputs * (len(SHARES) // len(self.inputs))
-        sizes = zip(self.outputs, self.inputs_of, strict=True)
-        self.parts = pack_weights([self.master], [(0, *size, *self.offsets) for size in sizes], dtype)
+        self.parts = self.pack()
 
     def by_torch(self, operation: str) -> list[Call]:
         """A call a slab; a stem is computed once, as slimkern's plain torch backend does."""
@@ -102,43 +100,54 @@ class Work:
         return of_slab if needed[0] else of_weight
 
     def by_triton(self, operation: str, way: str) -> tuple[Any, Callable[[Any], object]] | None:
-        """The problem that a tuner knows the pass by, and the pass of a configuration; None where there is none."""
-        from slimkern.kernels.launch import precision
-        from slimkern.kernels.problem import Problem
+        """The problem that a tuner knows the pass by, and the pass of a configuration; None where there is none.
+
+        Where the way is to pack, the forward pass does, and the input gradient reads what it packed.
+        """
         from slimkern.kernels.scroll_conv2d import forward, input_gradient
         from slimkern.kernels.scroll_conv2d_stem import forward_shared
         from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
         from slimkern.kernels.slab_table import nested, packed
+        from slimkern.ops.convolution import Convolution
+        from slimkern.ops.triton import problem_of
 
-        kind = str(self.weight.dtype).removeprefix("torch.")
-        kind = precision(self.weight.dtype) if kind == "float32" else kind
+        geometry, convolution = self.geometry, Convolution(self.weight, *self.offsets, *self.geometry[1:], 1)
         nests = nested(self.weight, self.inputs, self.outputs, *self.offsets)
-        read = {"in place": (nests, self.weight), "packed": (packed(self.parts, self.inputs), flat(self.parts[0]))}
-        table, weight = read[way]
-        problem = Problem(operation, kind, self.batch, self.image, self.inputs_of, self.outputs, self.geometry)
-        geometry = self.geometry
-        if operation == "weight gradient":
-            if way == "packed":
-                return None
+        reduces = operation == "weight gradient"
+        if way == "packed" and (reduces or self.stem):
+            return None
+        named = "stem" if self.stem and not reduces else operation
+        outputs = self.outputs[-1:] if self.stem and reduces else self.outputs
+        problem = problem_of(named, self.slabs[0], self.inputs_of[: len(outputs)], outputs, convolution)
 
-            def reduce(own: Any) -> object:
-                grads, rows_ = self.grads, nests
-                if self.stem:
-                    grads, rows_ = [sum_of_prefixes(grads, axis=1)], nests[-1:]
-                return weight_gradient(grads, self.slabs, [self.master], None, rows_, geometry, own)
-
+        def reduce(own: Any) -> object:
+            grads, table = self.grads, nests
             if self.stem:
-                problem = replace(problem, inputs=self.inputs, outputs=self.outputs[-1:])
-            return problem, reduce
-        if self.stem:
-            if way == "packed":
-                return None
-            return replace(problem, operation="stem"), partial(
-                forward_shared, self.slabs[0], self.weight, None, nests, geometry
-            )
-        if operation == "forward":
-            return problem, partial(forward, self.slabs, [weight], None, table, geometry)
-        return problem, partial(input_gradient, self.grads, [weight], table, geometry, self.image)
+                grads, table = [sum_of_prefixes(grads, axis=1)], nests[-1:]
+            return weight_gradient(grads, self.slabs, [self.master], None, table, geometry, own)
+
+        def read(packs: bool) -> tuple[list[Tensor], Any]:
+            if way == "in place":
+                return [self.weight], nests
+            parts = self.pack() if packs else self.parts
+            return [flat(parts[0])], packed(parts, self.inputs)
+
+        def convolve(own: Any) -> object:
+            if self.stem:
+                return forward_shared(self.slabs[0], self.weight, None, nests, geometry, own)[0]
+            weights, table = read(packs=True)
+            return forward(self.slabs, weights, None, table, geometry, own)[0]
+
+        def back(own: Any) -> object:
+            weights, table = read(packs=False)
+            return input_gradient(self.grads, weights, table, geometry, self.image, own)
+
+        return problem, {"forward": convolve, "input gradient": back, "weight gradient": reduce}[operation]
+
+    def pack(self) -> list[Tensor]:
+        """Every sub-network's weight of its own."""
+        sizes = zip(self.outputs, self.inputs_of, strict=True)
+        return pack_weights([self.master], [(0, *size, *self.offsets) for size in sizes], self.weight.dtype)
 
     def floor(self, operation: str, flops_a_second: float, bytes_a_second: float) -> float:
         """Seconds that all sub-networks need at least."""

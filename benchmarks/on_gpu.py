@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SANITIZED = "float32"
-"""What compute-sanitizer runs of tests/gpu: every kernel, in one dtype."""
+SANITIZED = "float32 or bfloat16"
+"""What compute-sanitizer runs of tests/gpu: every kernel, of 32 and of 16 bits."""
 
 
 def why_not() -> str | None:
@@ -50,7 +50,7 @@ def tests() -> str | None:
 
 
 def sanitizer() -> str | None:
-    """memcheck and racecheck over one dtype of tests/gpu."""
+    """memcheck and racecheck over two dtypes of tests/gpu."""
     tool = sanitizer_path()
     if tool is None:
         return "there is no compute-sanitizer (looked in PATH and in CUDA_HOME/bin); CUDA's toolkit brings it"

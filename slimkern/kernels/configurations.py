@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 KIB = 1024
 
+IN_PLACE, PACKED, TORCH = "in place", "packed", "torch"
+"""How a pass may be served: by one launch that reads the stored weight, or a copy packed for the slabs (a weight's
+gradient is written in place, and a stem's weight is too small to pack), or slab by slab in plain torch."""
+
 
 @dataclass(frozen=True)
 class Configuration:

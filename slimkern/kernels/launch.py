@@ -22,8 +22,15 @@ INTERPRETED = bool(knobs.runtime.interpret)
 INTERPRETED_PROGRAMS = 3
 """Programs of a launch in the interpreter: few, so that each computes several tiles."""
 
-SHARED_MEMORY = 227 * 1024
-REGISTERS = 64 * 1024
+REGISTERS, PROGRAMS = 64 * 1024, 8
+"""Of a multiprocessor: registers, and how many programs are worth having on one."""
+
+RESERVED = 1024
+"""Bytes of shared memory that CUDA keeps for itself in each program."""
+
+
+class Unsuitable(ValueError):
+    """A configuration doesn't suit a launch; another may."""
 
 
 def precision(dtype: torch.dtype, linear: bool = False) -> str:
@@ -54,18 +61,20 @@ def programs(device: torch.device, warps: int, registers: int, shared: int) -> i
     """Programs that a device holds at once, each with so many warps, registers a thread, and bytes of shared memory."""
     if device.type != "cuda":
         return INTERPRETED_PROGRAMS
-    resident = min(SHARED_MEMORY // max(shared, 1), REGISTERS // (registers * warps * 32), 8)
-    return max(resident, 1) * torch.cuda.get_device_properties(device).multi_processor_count
+    properties = torch.cuda.get_device_properties(device)
+    by_memory = properties.shared_memory_per_multiprocessor // (shared + RESERVED)
+    resident = min(by_memory, REGISTERS // (registers * warps * 32), PROGRAMS)
+    return max(resident, 1) * properties.multi_processor_count
 
 
 def check_boxes(device: torch.device) -> None:
     """Refuse devices without a tensor memory accelerator.
 
     Raises:
-        ValueError: it is older than compute capability 9.0.
+        Unsuitable: it is older than compute capability 9.0.
     """
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0):
-        raise ValueError(f"boxes want compute capability 9.0, {torch.cuda.get_device_name(device)} is older")
+        raise Unsuitable(f"boxes want compute capability 9.0, {torch.cuda.get_device_name(device)} is older")
 
 
 def with_scratch(device: torch.device, launch: Callable[[], object]) -> None:

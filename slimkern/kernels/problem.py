@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
+from functools import cached_property
+from math import ceil, gcd
 
 from slimkern.kernels.configurations import FAMILIES, Configuration, ReductionConfiguration
 from slimkern.kernels.geometry import Geometry, Pair
@@ -22,9 +23,14 @@ POINTERS = 1.3
 loading by pointers costs beside boxes is a guess. All of it only says which configuration is tried first."""
 
 
+def turn(offset: int, channels: int) -> int:
+    """How long the stretches are that a rotated axis can be cut into without one that wraps around; 0 if unrotated."""
+    return gcd(offset, channels) if offset else 0
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A pass, the same at every scroll.
+    """A pass, the same at every scroll whose offsets can be read by the same boxes.
 
     Attributes:
         operation: forward, input gradient, weight gradient or stem.
@@ -34,6 +40,8 @@ class Problem:
         inputs: channels that each slab reads.
         outputs: channels that each slab gives.
         geometry: of the convolution.
+        turns: of the weight's output and input axis, see `turn`.
+        side_by_side: whether the weight's input channels lie side by side in memory.
     """
 
     operation: str
@@ -43,14 +51,18 @@ class Problem:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     geometry: Geometry
+    turns: Pair = (0, 0)
+    side_by_side: bool = True
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What the table of choices calls it."""
         slabs = " ".join(f"{inputs}>{outputs}" for inputs, outputs in zip(self.inputs, self.outputs, strict=True))
         pairs = zip(self.geometry._fields, self.geometry, strict=True)
         geometry = " ".join(f"{name} {height}x{width}" for name, (height, width) in pairs)
-        return f"{self.operation} {self.kind} {self.batch}x{self.image[0]}x{self.image[1]} {slabs} {geometry}"
+        turned = f" turned {self.turns[0]}x{self.turns[1]}" if any(self.turns) else ""
+        lies = turned + " apart" * (not self.side_by_side)
+        return f"{self.operation} {self.kind} {self.batch}x{self.image[0]}x{self.image[1]} {slabs} {geometry}{lies}"
 
     def candidates(self, boxes: bool, shared: int) -> list[AnyConfiguration]:
         """Configurations that a device can take, what should be the fastest first.
@@ -93,6 +105,11 @@ class Problem:
             longest = max(products)
         step = max(columns * rows * depth / PRODUCTS[self._list], (columns + rows) * depth * size / BYTES)
         return (sum(steps) / PROCESSORS + longest) * step * (1 if configuration.boxes else POINTERS)
+
+    @property
+    def products(self) -> str:
+        """How products of float32 are formed, as kernels take it; those of shorter dtypes are exact either way."""
+        return "ieee" if self.kind == "ieee" else "tf32"
 
     @property
     def _list(self) -> str:

@@ -91,7 +91,7 @@ def forward_plan(
     """Plan `scroll_conv2d.forward`; `channels` are those of the input tensors."""
     rows = forward_rows(table, geometry, image, channels)
     walks = [forward_walk(geometry, axis) for axis in (0, 1)]
-    return _plan(rows, walks, True, column_stride(table), batch, configuration, device)
+    return _plan(rows, walks, True, column_stride(table), batch, image, configuration, device)
 
 
 @lru_cache(PLANS)
@@ -101,7 +101,7 @@ def backward_plan(
     """Plan `scroll_conv2d.input_gradient`."""
     rows = backward_rows(table, geometry, image)
     walks = [backward_walk(geometry, axis) for axis in (0, 1)]
-    return _plan(rows, walks, False, column_stride(table), batch, configuration, device)
+    return _plan(rows, walks, False, column_stride(table), batch, geometry.result(image), configuration, device)
 
 
 def _plan(
@@ -110,6 +110,7 @@ def _plan(
     depth_is_near: bool,
     near_stride: int,
     batch: int,
+    source: Pair,
     configuration: Configuration,
     device: torch.device,
 ) -> Plan:
@@ -132,7 +133,7 @@ def _plan(
     if configuration.boxes:
         check_boxes(device)
         kernel, numbers = gather_boxes, [rows, shares.tiles, *_segments(shares)]
-        constants["BOX"] = box_of(rows, near_stride, configuration)
+        constants["BOX"] = box_of(rows, near_stride, configuration, source, (walks[0].scale, walks[1].scale))
         taps = [max(row.tap_rows for row in rows), max(row.tap_columns for row in rows)]
         for axis, walk, most in zip("HW", walks, taps, strict=True):
             period = walk.scale // gcd(walk.scale, walk.step)

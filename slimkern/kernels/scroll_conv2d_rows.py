@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from slimkern.kernels.configurations import Configuration
 from slimkern.kernels.geometry import Geometry, Pair
+from slimkern.kernels.launch import Unsuitable
 from slimkern.kernels.scroll_conv2d_row import GatherRow
 from slimkern.kernels.slab_table import SlabRow, SlabTable
 
@@ -102,27 +103,47 @@ def alignment(rows: Sequence[GatherRow]) -> int:
     return gcd(8, *numbers)
 
 
-def box_of(rows: Sequence[GatherRow], near_stride: int, configuration: Configuration) -> tuple[int, int, int]:
+def box_of(
+    rows: Sequence[GatherRow], near_stride: int, configuration: Configuration, image: Pair, scale: Pair
+) -> tuple[int, int, int]:
     """Images, rows and columns of a pixel tile that is read as boxes.
 
+    Args:
+        rows: of the launch.
+        near_stride: stride of the weights' input axis.
+        configuration: pixels, channels and depth of a tile.
+        image: height and width of the sources.
+        scale: source rows from one grid row to the next, and columns.
+
     Raises:
-        ValueError: the shape can't be read so; the message says why.
+        Unsuitable: the shape can't be read so; the message says why.
     """
     grids = sorted({(row.grid_height, row.grid_width) for row in rows})
     height, width = grids[0]
     pixels, depth, channels = configuration.pixels, configuration.depth, configuration.channels
     if near_stride != 1 or alignment(rows) != 8:
-        raise ValueError("boxes want weights whose input channels lie side by side, and multiples of 8 everywhere")
+        raise Unsuitable("boxes want weights whose input channels lie side by side, and multiples of 8 everywhere")
     if len(grids) > 1 or any(side & (side - 1) for side in (height, width)) or width > pixels:
-        raise ValueError(f"boxes of {pixels} pixels want one grid whose sides are powers of two, not {grids}")
+        raise Unsuitable(f"boxes of {pixels} pixels want one grid whose sides are powers of two, not {grids}")
+    check_every_pixel(image, scale)
     for row in rows:
         wrapped = row.depth_offset and any(number % depth for number in (row.depth_offset, row.depth_stored, row.depth))
         if wrapped or (
             row.result_offset and any(number % channels for number in (row.result_offset, row.result_stored))
         ):
-            raise ValueError(f"boxes of {depth} by {channels} channels would wrap around the weight")
+            raise Unsuitable(f"boxes of {depth} by {channels} channels would wrap around the weight")
     in_rows = min(pixels // width, height)
     return pixels // (width * in_rows), in_rows, width
+
+
+def check_every_pixel(image: Pair, scale: Pair) -> None:
+    """Refuse images of which a box of every `scale`-th pixel may have none: a descriptor's axis must not be empty.
+
+    Raises:
+        Unsuitable: a side of the image is smaller than the scale.
+    """
+    if min(image[0] - scale[0], image[1] - scale[1]) < 0:
+        raise Unsuitable(f"boxes of every {scale[0]}th row and {scale[1]}th column don't fit images of {image}")
 
 
 def column_stride(table: SlabTable) -> int:

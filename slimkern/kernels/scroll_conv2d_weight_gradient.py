@@ -13,9 +13,10 @@ from torch import Tensor
 
 from slimkern.kernels.configurations import ReductionConfiguration
 from slimkern.kernels.geometry import Geometry, Pair
-from slimkern.kernels.launch import INTERPRETED, check_boxes, on_device, precision, programs, with_scratch
+from slimkern.kernels.launch import INTERPRETED, Unsuitable, check_boxes, on_device, precision, programs, with_scratch
 from slimkern.kernels.reduction_plan import plan_reduction
 from slimkern.kernels.scroll_conv2d_reduction import add_partial_sums, sum_boxes, sum_pixels
+from slimkern.kernels.scroll_conv2d_rows import check_every_pixel
 from slimkern.kernels.slab_table import SlabTable
 
 PLANS = 4096
@@ -114,9 +115,13 @@ def _plan(
     bias: bool,
     device: torch.device,
 ) -> Plan:
-    alignment = gcd(8, *channels, *(count for row in table for count in (row.inputs, row.first_input)))
+    # A tile's columns are taps of so many channels: longer stretches than those aren't contiguous.
+    alignment = gcd(
+        8, configuration.inputs, *channels, *(count for row in table for count in (row.inputs, row.first_input))
+    )
     if configuration.boxes:
         check_boxes(device)
+        check_every_pixel(image, geometry.stride)
         _check_box(configuration, result, alignment)
     resident = programs(device, configuration.warps, configuration.registers, configuration.shared)
     taps = geometry.kernel[0] * geometry.kernel[1]
@@ -153,6 +158,6 @@ def _check_box(configuration: ReductionConfiguration, result: Pair, alignment: i
     rows = min(configuration.pixels // width, height)
     whole = rows and configuration.pixels % (rows * width) == 0 == height % rows
     if width & (width - 1) or rows & (rows - 1) or not whole:
-        raise ValueError(f"boxes of {configuration.pixels} pixels don't fit results of {height}x{width}")
+        raise Unsuitable(f"boxes of {configuration.pixels} pixels don't fit results of {height}x{width}")
     if configuration.taps > 1 or alignment < 8:
-        raise ValueError("boxes want tiles of one tap, and input channels in multiples of 8")
+        raise Unsuitable("boxes want tiles of one tap, and input channels in multiples of 8")

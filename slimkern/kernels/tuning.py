@@ -11,22 +11,23 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cache, partial
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from triton.runtime.errors import OutOfResources
 
+from slimkern.kernels.configurations import TORCH
+from slimkern.kernels.launch import Unsuitable
 from slimkern.kernels.problem import AnyConfiguration, Problem
 
-VERSION = 1
+VERSION = 2
 SHIPPED = Path(__file__).with_name("choices.json")
-WAYS = ("torch", "packed", "in place")
-"""How a pass may be served: slab by slab in plain torch, or by one launch that reads weights packed or in place."""
-
-UNSUITABLE = (ValueError, OutOfResources)
+UNSUITABLE = (Unsuitable, OutOfResources)
 """What a launch raises whose configuration doesn't suit it."""
 
 INTERPRETER_SHARED = 1 << 30
@@ -93,10 +94,22 @@ def write_table(path: Path, table: Table) -> None:
 
 
 def milliseconds(launch: Callable[[], object]) -> float:
-    """Median time of a launch on the GPU, the cache flushed before each."""
+    """Median time of a launch on the GPU, the cache flushed before each.
+
+    It is captured in a CUDA graph, so that a way of several launches isn't blamed for what their calls cost the host.
+    """
     from triton.testing import do_bench
 
-    return float(do_bench(launch, warmup=5, rep=30, return_mode="median"))  # pyright: ignore[reportArgumentType]
+    for _ in range(3):  # compiles and plans, which a capture can't
+        launch()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        launch()
+    return float(do_bench(graph.replay, warmup=5, rep=30, return_mode="median"))  # pyright: ignore[reportArgumentType]
+
+
+def _name(configuration: AnyConfiguration | None) -> str | None:
+    return None if configuration is None else configuration.name
 
 
 def may_measure(device: torch.device) -> bool:
@@ -125,42 +138,45 @@ class Tuner:
         self._device = device
         self._own = own or cache_file()
         self._measure = measure
-        self._chosen: dict[tuple[Problem, str], AnyConfiguration] = {}
+        self._ranked: dict[tuple[Problem, str], list[AnyConfiguration]] = {}
         self._name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self._known = read_table(shipped).get(self._name, {})
         for key, ways in read_table(self._own).get(self._name, {}).items():
             self._known.setdefault(key, {}).update(ways)
 
-    def run(self, problem: Problem, way: str, launch: Callable[[AnyConfiguration], Result]) -> Result:
-        """Launch a pass by its best configuration.
+    def run(self, problem: Problem, launches: Mapping[str, Callable[[Any], Result]]) -> Result:
+        """Run a pass the fastest way, and that by its best configuration.
 
         Args:
             problem: the pass.
-            way: packed or in place, how it reads weights.
-            launch: runs it; raises one of UNSUITABLE for a configuration that doesn't suit.
+            launches: by way, what runs it by a configuration (none for torch), and raises one of UNSUITABLE where that
+                doesn't suit. The first way serves where nothing was measured.
         """
-        if configuration := self._chosen.get((problem, way)):
-            return launch(configuration)
-        candidates = problem.candidates(*self._limits())
-        known = self._known.get(problem.key, {}).get(way, {}).get("configuration")
-        candidates.sort(key=lambda own: own.name != known)
-        if known != candidates[0].name and may_measure(self._device):
-            candidates = self._measured(problem, way, candidates, launch)
-        for configuration in candidates:
+        way = self.fastest(problem, launches)
+        if way is None and may_measure(self._device):
+            for own, launch in launches.items():
+                self._ranked[problem, own] = self._rank(problem, own, launch)
+            way = self.fastest(problem, launches)
+        way = way or next(iter(launches))
+        launch = launches[way]
+        ranked = self._ranked.get((problem, way)) or self._rank(problem, way, launch)
+        for place, configuration in enumerate(ranked):
             try:
                 result = launch(configuration)
             except UNSUITABLE:
-                if configuration is candidates[-1]:
+                if configuration is ranked[-1]:
                     raise
                 continue
-            self._chosen[problem, way] = configuration
+            # What didn't suit goes last, not away: where a weight lies may differ from call to call.
+            self._ranked[problem, way] = ranked[place:] + ranked[:place]
             return result
         raise AssertionError("there is a configuration for every pass")
 
-    def fastest(self, problem: Problem) -> str | None:
-        """The way that was measured to be the fastest; None if fewer than two were measured."""
-        ways = self._known.get(problem.key, {})
-        return min(ways, key=lambda way: ways[way]["microseconds"]) if len(ways) > 1 else None
+    def fastest(self, problem: Problem, ways: Iterable[str]) -> str | None:
+        """The one of these ways that was measured to be the fastest; None if fewer than two were measured."""
+        known = self._known.get(problem.key, {})
+        times = {way: known[way]["microseconds"] for way in ways if way in known}
+        return min(times, key=times.__getitem__) if len(times) > 1 else None
 
     def record(self, problem: Problem, way: str, configuration: str | None, microseconds: float) -> None:
         """Keep a measurement, here and in the user's cache."""
@@ -173,25 +189,22 @@ class Tuner:
         except OSError as error:
             warnings.warn(f"{self._own} can't be written ({error}): measurements end with this process", stacklevel=2)
 
-    def _measured(
-        self,
-        problem: Problem,
-        way: str,
-        candidates: list[AnyConfiguration],
-        launch: Callable[[AnyConfiguration], object],
-    ) -> list[AnyConfiguration]:
-        """The candidates that suit, fastest first."""
-        times: dict[AnyConfiguration, float] = {}
-        for configuration in candidates:
-            try:
-                times[configuration] = self._measure(partial(launch, configuration))
-            except UNSUITABLE:
-                continue
-        if not times:
+    def _rank(self, problem: Problem, way: str, launch: Callable[[Any], object]) -> list[Any]:
+        """All candidates of a way, the known or measured best one first."""
+        candidates = [None] if way == TORCH else problem.candidates(*self._limits())
+        entry = self._known.get(problem.key, {}).get(way)
+        known = entry["configuration"] if entry else ""
+        candidates.sort(key=lambda own: _name(own) != known)
+        if known == _name(candidates[0]) or not may_measure(self._device):
             return candidates
-        best = min(times, key=times.__getitem__)
-        self.record(problem, way, best.name, times[best] * 1e3)
-        return sorted(times, key=times.__getitem__)
+        times = dict.fromkeys(candidates, inf)
+        for configuration in candidates:
+            with suppress(*UNSUITABLE):
+                times[configuration] = self._measure(partial(launch, configuration))
+        best, *_ = ranked = sorted(candidates, key=times.__getitem__)
+        if times[best] < inf:
+            self.record(problem, way, _name(best), times[best] * 1e3)
+        return ranked
 
     def _limits(self) -> tuple[bool, int]:
         if self._device.type != "cuda":

@@ -94,6 +94,21 @@ def pack_weights(
     ]
 
 
+def flat_of(weights: Sequence[Tensor], parts: Sequence[Part | tuple[int, ...]]) -> Tensor:
+    """The flat buffer of `pack_weights` without a gradient, also where no backend was asked for that packs."""
+    numbers = [number for place in _checked(weights, parts) for number in place]
+    try:
+        backend = choose(OPERATOR, weights[0].device)
+    except ValueError:
+        backend = "torch"
+    return _compute(weights, numbers, weights[0].dtype, backend)
+
+
+def parts_of(flat: Tensor, weights: Sequence[Tensor], parts: Sequence[Part | tuple[int, ...]]) -> list[Tensor]:
+    """The parts, as `pack_weights` gives them, of such a buffer."""
+    return [place.of(flat, weights[place.weight]) for place in _checked(weights, parts)]
+
+
 def _values(part: Part | _Place, weights: Sequence[Tensor]) -> int:
     return part.rows * part.columns * prod(weights[part.weight].shape[2:])
 

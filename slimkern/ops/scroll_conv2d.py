@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,8 +72,9 @@ def _compute(
     backend: str,
 ) -> list[Tensor]:
     """The operator; in plain torch, one convolution a slab, or one in all where the sub-networks share their input."""
-    if backend == "triton" and (results := triton.forward(slabs, bias, out_channels, convolution)):
-        return results
+    if backend == "triton":
+        in_torch = partial(_compute, slabs, bias, out_channels, convolution, "torch")
+        return triton.forward(slabs, bias, out_channels, convolution, in_torch)
     if len(slabs) == len(out_channels):
         return [convolution.apply(slab, bias, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     whole = convolution.apply(slabs[0], bias, max(out_channels))
@@ -87,15 +89,18 @@ def _compute_backward(
     convolution: Convolution,
     needed: Sequence[bool],
     backend: str,
+    kept: Sequence[Tensor],
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Gradients of the slabs, the weight and the bias; those not `needed` are empty tensors."""
+    """Gradients of the slabs, the weight and the bias; those not `needed` are empty tensors.
+
+    `kept` is what `triton.kept_weight` gave after the forward pass.
+    """
     if len(slabs) < len(grads):
         grads = [sum_of_prefixes(grads, axis=1)]
     if backend == "torch":
         return _backward_in_torch(grads, slabs, convolution, needed)
-    return triton.gradients(
-        grads, slabs, convolution, needed, lambda left: _backward_in_torch(grads, slabs, convolution, left)
-    )
+    in_torch = partial(_backward_in_torch, grads, slabs, convolution)
+    return triton.gradients(grads, slabs, convolution, needed, in_torch, kept=kept)
 
 
 def _backward_in_torch(
@@ -118,21 +123,23 @@ def _fake_backward(
     convolution: Convolution,
     needed: Sequence[bool],
     backend: str,
+    kept: Sequence[Tensor],
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    of_slabs, of_weight, of_bias = _compute_backward(grads, slabs, convolution, needed, "torch")
+    of_slabs, of_weight, of_bias = _compute_backward(grads, slabs, convolution, needed, "torch", kept)
     return of_slabs, of_weight if backend == "torch" else at_strides_of(convolution.weight, of_weight), of_bias
 
 
 def _save(ctx: Any, arguments: Sequence[Any], results: list[Tensor]) -> None:
     slabs, _, _, convolution, ctx.backend = arguments
-    ctx.geometry = convolution[1:]
-    ctx.save_for_backward(*slabs, convolution.weight)
+    ctx.geometry, ctx.slabs = convolution[1:], len(slabs)
+    ctx.save_for_backward(*slabs, convolution.weight, *triton.kept_weight(results))
 
 
 def _gradients(ctx: Any, grads: list[Tensor]) -> dict[str, Any]:
-    *slabs, weight = ctx.saved_tensors
+    saved = ctx.saved_tensors
+    slabs, weight, kept = saved[: ctx.slabs], saved[ctx.slabs], saved[ctx.slabs + 1 :]
     names = ("slabs", "convolution_weight", "bias")
-    found = _backward(grads, slabs, Convolution(weight, *ctx.geometry), wants(ctx, *names), ctx.backend)
+    found = _backward(grads, slabs, Convolution(weight, *ctx.geometry), wants(ctx, *names), ctx.backend, kept)
     return dict(zip(names, found, strict=True))
 
 

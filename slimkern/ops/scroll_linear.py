@@ -80,9 +80,12 @@ def _compute(
     """The operator; in plain torch, one matrix product a slab, or one in all where the input is shared."""
     if backend == "triton":
         one_by_one = _convolution(weight, out_offset, in_offset)
-        results = triton.forward(_images(slabs), bias, out_features, one_by_one, linear=True)
-        if results is not None:
-            return [result.reshape(*slabs[0].shape[:-1], -1) for result in results]
+
+        def in_torch() -> list[Tensor]:
+            return _images(_compute(slabs, weight, bias, out_features, out_offset, in_offset, "torch"))
+
+        results = triton.forward(_images(slabs), bias, out_features, one_by_one, in_torch, linear=True)
+        return [result.reshape(*slabs[0].shape[:-1], -1) for result in results]
 
     def apply(slab: Tensor, outputs: int) -> Tensor:
         part = read(weight, (outputs, slab.shape[-1]), (out_offset, in_offset))

@@ -1,12 +1,12 @@
 """The Triton kernels: what they take, and how they are called for all slabs of a convolution at once.
 
-What is None was measured to be faster in plain torch; whoever calls then goes there.
+Where plain torch was measured to be faster, it serves.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from slimkern import kernels
+from slimkern.kernels.configurations import IN_PLACE, PACKED, TORCH
 from slimkern.kernels.geometry import Geometry, Pair
 from slimkern.ops.convolution import Convolution, packed
 from slimkern.ops.rotation import at_strides_of
 
 if TYPE_CHECKING:
+    from slimkern.kernels.problem import Problem
     from slimkern.kernels.slab_table import SlabTable
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -29,15 +31,16 @@ CHANNELS = 8
 FEW_CHANNELS = 16
 """With fewer input channels than this, a shared input's taps and channels are summed over as one axis."""
 
-MAY_PACK = ("forward", "input gradient")
-"""Passes that can read packed weights; a weight's gradient is written in place, and a stem's weight is small."""
-
 LARGEST = 2**31 - 1
 
 _UNAVAILABLE = kernels.why_unavailable()
 
 Result = TypeVar("Result")
 Gradients = tuple[list[Tensor], Tensor, Tensor]
+Reader = Callable[..., tuple[list[Tensor], "SlabTable"]]
+"""Gives the weights that a launch reads, and its table, for a convolution and the slabs' channels."""
+
+_KEPT = "_packed_weight"
 
 
 def why_unavailable(device: str) -> str | None:
@@ -68,9 +71,14 @@ def why_not(slabs: Sequence[Tensor], convolution: Convolution, out_channels: Seq
     result = convolution.output_shape(slabs[0], max(out_channels))
     if min(result) < 1:
         return "the kernel is larger than the image"
-    if max(prod(shape) for shape in (result, weight.shape, *(slab.shape for slab in slabs))) > LARGEST:
-        return f"a tensor has more than {LARGEST} elements"
+    if max(prod(result), *map(_span, (weight, *slabs))) > LARGEST:
+        return f"a tensor spans more than {LARGEST} elements"
     return None
+
+
+def _span(tensor: Tensor) -> int:
+    """Elements from a tensor's first to its last one in memory."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def forward(
@@ -78,30 +86,52 @@ def forward(
     bias: Tensor | None,
     out_channels: Sequence[int],
     convolution: Convolution,
+    in_torch: Callable[[], list[Tensor]],
     linear: bool = False,
-) -> list[Tensor] | None:
+) -> list[Tensor]:
     """Convolve all slabs in one launch: packed channels-last results [N, out_channels[s], H', W'].
 
-    `linear` says that the convolution stands for a linear layer, and PyTorch's switch for TF32 in those counts.
+    `in_torch` computes the same; it serves where that was measured to be faster. `linear` says that the convolution
+    stands for a linear layer, and PyTorch's switch for TF32 in those counts.
     """
     from slimkern.kernels import scroll_conv2d, scroll_conv2d_stem
 
-    geometry = _geometry(convolution)
+    first = slabs[0]
     if _few(slabs, out_channels):
+        asked = problem_of("stem", first, [first.shape[1]] * len(out_channels), out_channels, convolution, linear)
 
-        def launch_stem(weights: list[Tensor], **others: Any) -> tuple[list[Tensor], Any]:
-            return scroll_conv2d_stem.forward_shared(slabs[0], weights[0], bias, geometry=geometry, **others)
+        def launch_stem(own: Any) -> list[Tensor]:
+            (weight,), table = _in_place(convolution, asked.inputs[:1], asked.outputs)
+            results, _ = scroll_conv2d_stem.forward_shared(
+                first, weight, bias, table, asked.geometry, own, products=asked.products
+            )
+            return results
 
-        found = _run("stem", slabs, out_channels, convolution, linear, launch_stem)
-        return None if found is None else found[0]
+        return run(asked, first, {IN_PLACE: launch_stem, TORCH: lambda _: in_torch()})
+
     ready = [_ready(slab) for slab in slabs]
-    launch = partial(scroll_conv2d.forward, ready, biases=None if bias is None else [bias], geometry=geometry)
-    computed = out_channels if len(slabs) == len(out_channels) else [max(out_channels)]
-    found = _run("forward", ready, computed, convolution, linear, launch)
-    if found is None or computed is out_channels:
-        return None if found is None else found[0]
-    widest = found[0][0]
-    return [widest[:, :count].clone(memory_format=torch.channels_last) for count in out_channels]
+    is_shared = len(slabs) < len(out_channels)
+    outputs = [max(out_channels)] if is_shared else out_channels
+    asked = problem_of("forward", first, [slab.shape[1] for slab in slabs], outputs, convolution, linear)
+
+    def launch(read: Reader, own: Any) -> list[Tensor]:
+        weights, table = read(convolution, asked.inputs, asked.outputs)
+        biases = None if bias is None else [bias]
+        results, _ = scroll_conv2d.forward(ready, weights, biases, table, asked.geometry, own, products=asked.products)
+        if is_shared:
+            results = _cut(results[0], out_channels)
+        if read is _packed and first.requires_grad:
+            setattr(results[0], _KEPT, weights[0])
+        return results
+
+    launches = {IN_PLACE: partial(launch, _in_place), PACKED: partial(launch, _packed), TORCH: lambda _: in_torch()}
+    return run(asked, first, launches)
+
+
+def kept_weight(results: Sequence[Tensor]) -> list[Tensor]:
+    """The packed weight that `forward` read, to be handed to `gradients`: at most one tensor, and only once."""
+    kept = vars(results[0]).pop(_KEPT, None)
+    return [] if kept is None else [kept]
 
 
 def gradients(
@@ -111,81 +141,127 @@ def gradients(
     needed: Sequence[bool],
     in_torch: Callable[[Sequence[bool]], Gradients],
     linear: bool = False,
+    kept: Sequence[Tensor] = (),
 ) -> Gradients:
     """Gradients of the slabs, the weight (at its strides) and the bias; those not `needed` are empty.
 
-    `grads` are one a slab. `in_torch` gives those that the kernels don't, told which of the three.
+    `grads` are one a slab. `in_torch` gives any of the three that it is told. `kept` is that of `kept_weight`.
     """
     to_slabs, to_weight, to_bias = needed
-    of_slabs = _of_slabs(grads, slabs, convolution, linear) if to_slabs else None
-    of_parameters = _of_parameters(grads, slabs, convolution, to_bias, linear) if to_weight or to_bias else None
-    left = [own and found is None for own, found in zip(needed, (of_slabs, of_parameters, of_parameters), strict=True)]
     empty = slabs[0].new_empty(0)
-    found = in_torch(left) if any(left) else ([empty] * len(slabs), empty, empty)
-    of_weight, of_bias = of_parameters or found[1:]
+    of_slabs, of_weight, of_bias = [empty] * len(slabs), empty, empty
+    inputs, outputs = (tuple(own.shape[1] for own in tensors) for tensors in (slabs, grads))
+    if to_slabs:
+        asked = problem_of("input gradient", slabs[0], inputs, outputs, convolution, linear)
+        of_slabs = _of_slabs(asked, grads, slabs, convolution, lambda: in_torch([True, False, False])[0], kept)
+    if to_weight or to_bias:
+        asked = problem_of("weight gradient", slabs[0], inputs, outputs, convolution, linear)
+        wanted = [False, to_weight, to_bias]
+        of_weight, of_bias = _of_parameters(asked, grads, slabs, convolution, to_bias, lambda: in_torch(wanted)[1:])
     if to_weight:
         of_weight = at_strides_of(convolution.weight, of_weight.reshape(convolution.weight.shape))
-    return of_slabs or found[0], of_weight if to_weight else empty, of_bias
+    return of_slabs, of_weight if to_weight else empty, of_bias
 
 
 def _of_slabs(
-    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, linear: bool
-) -> list[Tensor] | None:
+    asked: Problem,
+    grads: Sequence[Tensor],
+    slabs: Sequence[Tensor],
+    convolution: Convolution,
+    in_torch: Callable[[], list[Tensor]],
+    kept: Sequence[Tensor],
+) -> list[Tensor]:
     from slimkern.kernels import scroll_conv2d
 
     if any(slab.shape[1] % CHANNELS for slab in slabs):
-        return None
-    image = _pair(slabs[0].shape[2:])
+        return in_torch()
     ready = [_ready(grad) for grad in grads]
-    launch = partial(scroll_conv2d.input_gradient, ready, geometry=_geometry(convolution), image=image)
-    found = _run("input gradient", slabs, [grad.shape[1] for grad in grads], convolution, linear, launch)
-    return None if found is None else [own for own in found if own is not None]
+
+    def launch(read: Reader, own: Any) -> list[Tensor]:
+        weights, table = read(convolution, asked.inputs, asked.outputs)
+        found = scroll_conv2d.input_gradient(ready, weights, table, asked.geometry, asked.image, own, asked.products)
+        return [slabs[0].new_empty(0) if own is None else own for own in found]
+
+    packed_before = partial(_packed, kept=kept)
+    launches = {IN_PLACE: partial(launch, _in_place), PACKED: partial(launch, packed_before)}
+    return run(asked, slabs[0], launches | {TORCH: lambda _: in_torch()})
 
 
 def _of_parameters(
-    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, bias: bool, linear: bool
-) -> tuple[Tensor, Tensor] | None:
+    asked: Problem,
+    grads: Sequence[Tensor],
+    slabs: Sequence[Tensor],
+    convolution: Convolution,
+    bias: bool,
+    in_torch: Callable[[], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
     from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
 
     ready, seen = [_ready(grad) for grad in grads], [_ready(slab) for slab in slabs]
     biases = [convolution.weight.new_empty(convolution.weight.shape[0])] if bias else None
-    launch = partial(weight_gradient, ready, seen, biases=biases, geometry=_geometry(convolution))
-    found = _run("weight gradient", seen, [grad.shape[1] for grad in grads], convolution, linear, launch)
-    if found is None:
-        return None
-    (of_weight,), of_biases = found
-    return of_weight, of_biases[0] if of_biases else of_weight.new_empty(0)
+
+    def launch(own: Any) -> tuple[Tensor, Tensor]:
+        weights, table = _in_place(convolution, asked.inputs, asked.outputs)
+        (of_weight,), of_biases = weight_gradient(
+            ready, seen, weights, biases, table, asked.geometry, own, asked.products
+        )
+        return of_weight, of_biases[0] if of_biases else of_weight.new_empty(0)
+
+    return run(asked, slabs[0], {IN_PLACE: launch, TORCH: lambda _: in_torch()})
 
 
-def _run(
-    operation: str,
-    slabs: Sequence[Tensor],
-    out_channels: Sequence[int],
-    convolution: Convolution,
-    linear: bool,
-    launch: Callable[..., Result],
-) -> Result | None:
-    """Run a pass the way that was measured to be the fastest; in place where nothing was measured."""
-    from slimkern.kernels.launch import precision
-    from slimkern.kernels.problem import Problem
+def run(problem: Problem, like: Tensor, launches: Mapping[str, Callable[[Any], Result]]) -> Result:
+    """Run a pass the way that was measured to be the fastest.
+
+    Args:
+        problem: the pass.
+        like: a tensor on the device.
+        launches: by way, the one that serves where nothing was measured first; each takes a configuration, which torch
+            ignores.
+    """
     from slimkern.kernels.tuning import tuner
 
-    first = slabs[0]
-    products = precision(first.dtype, linear)
-    kind = products if first.dtype == torch.float32 else str(first.dtype).removeprefix("torch.")
-    inputs = tuple(slab.shape[1] for slab in slabs) * (len(out_channels) // len(slabs))
-    image = _pair(first.shape[2:])
-    problem = Problem(operation, kind, first.shape[0], image, inputs, tuple(out_channels), _geometry(convolution))
-    way = tuner(first.device).fastest(problem) or "in place"
-    if way == "torch":
-        return None
-    if operation not in MAY_PACK:
-        way = "in place"
-    weights, table = (_packed if way == "packed" else _in_place)(convolution, inputs[: len(slabs)], problem.outputs)
-    with torch.cuda.device_of(first):
-        return tuner(first.device).run(
-            problem, way, lambda own: launch(weights=weights, table=table, configuration=own, products=products)
-        )
+    with torch.cuda.device_of(like):
+        return tuner(like.device).run(problem, launches)
+
+
+def problem_of(
+    operation: str,
+    like: Tensor,
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    convolution: Convolution,
+    linear: bool = False,
+) -> Problem:
+    """A pass as the tuner knows it, `like` being a slab [N, C, H, W] and `inputs` those of each of the `outputs`."""
+    from slimkern.kernels.launch import precision
+
+    weight = convolution.weight
+    kind = precision(like.dtype, linear) if like.dtype == torch.float32 else str(like.dtype).removeprefix("torch.")
+    return _problem(
+        operation, kind, like.shape[0],
+        _pair(like.shape[2:]), tuple(inputs), tuple(outputs), _geometry(convolution),
+        (convolution.out_offset, convolution.in_offset), (weight.shape[0], weight.shape[1]), weight.stride(1) == 1,
+    )  # fmt: skip
+
+
+@lru_cache(4096)
+def _problem(
+    operation: str,
+    kind: str,
+    batch: int,
+    image: Pair,
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    geometry: Geometry,
+    offsets: Pair,
+    stored: Pair,
+    side_by_side: bool,
+) -> Problem:
+    from slimkern.kernels.problem import Problem, turn
+
+    turns = turn(offsets[0], stored[0]), turn(offsets[1], stored[1])
+    return Problem(operation, kind, batch, image, inputs, outputs, geometry, turns, side_by_side)
 
 
 def _in_place(
@@ -197,17 +273,15 @@ def _in_place(
 
 
 def _packed(
-    convolution: Convolution, inputs: tuple[int, ...], outputs: tuple[int, ...]
+    convolution: Convolution, inputs: tuple[int, ...], outputs: tuple[int, ...], kept: Sequence[Tensor] = ()
 ) -> tuple[list[Tensor], SlabTable]:
     from slimkern.kernels import slab_table
-    from slimkern.ops.pack_weights import pack_weights
+    from slimkern.ops.pack_weights import flat_of, parts_of
 
-    weight, offset = convolution.weight, convolution.out_offset
-    sizes = zip(outputs, inputs, strict=True)
-    parts = pack_weights([weight], [(0, *size, offset, convolution.in_offset) for size in sizes])
-    storage = parts[0].untyped_storage()
-    whole = parts[0].as_strided((storage.nbytes() // parts[0].element_size(),), (1,), 0)
-    return [whole], slab_table.packed(parts, inputs, weight.shape[0], offset)
+    weight, offsets = convolution.weight, (convolution.out_offset, convolution.in_offset)
+    parts = [(0, *size, *offsets) for size in zip(outputs, inputs, strict=True)]
+    flat = kept[0] if kept else flat_of([weight], parts)
+    return [flat], slab_table.packed(parts_of(flat, [weight], parts), inputs, weight.shape[0], offsets[0])
 
 
 @lru_cache(4096)
@@ -223,6 +297,15 @@ def _nested(
 
     weight = torch.empty_strided(shape, strides, device="meta")
     return slab_table.nested(weight, inputs, outputs, out_offset, in_offset)
+
+
+def _cut(widest: Tensor, channels: Sequence[int]) -> list[Tensor]:
+    """The first channels of a slab, packed, each in memory of its own: the widest one's is the slab's."""
+    results = [widest] * len(channels)
+    for place, count in enumerate(channels):
+        if place != channels.index(widest.shape[1]):
+            results[place] = widest[:, :count].clone(memory_format=torch.channels_last)
+    return results
 
 
 def _few(slabs: Sequence[Tensor], out_channels: Sequence[int]) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slimkern.kernels import why_unavailable
 from slimkern.kernels.geometry import Geometry, Pair
-from slimkern.ops import pack_weights
+from slimkern.ops import pack_weights, scroll_conv2d, scroll_linear
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,6 +37,9 @@ class Case:
     stride: int = 1
     kernel: int = 3
     batch: int = 8
+    dilation: int = 1
+    bias: bool = False
+    layout: torch.memory_format = torch.channels_last
 
 
 CASES = {
@@ -46,7 +49,9 @@ CASES = {
     "wide_4x4": Case((512, 512), 4, batch=20),
     "odd_14x14": Case((96, 96), 14, batch=3),
     "odd_33x33_stride_2": Case((64, 32), 33, stride=2, batch=1),
-    "stem": Case((64, 3), 32),
+    "stem": Case((64, 3), 32, bias=True),
+    "biased_dilated": Case((128, 128), 16, dilation=2, bias=True),
+    "contiguous_weight": Case((64, 64), 16, layout=torch.contiguous_format),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 every_kind = pytest.mark.parametrize("kind", DTYPES, ids=["float32_exact", "float32_as_tf32", "bfloat16", "float16"])
@@ -60,14 +65,16 @@ class Layer:
         dtype = DTYPES[kind]
         rows, columns = case.channels
         self.kind, self.stem, self.batch, self.image = kind, columns == 3, case.batch, (case.side, case.side)
-        self.geometry = Geometry((case.kernel,) * 2, (case.stride,) * 2, (case.kernel // 2,) * 2)
+        padding = case.dilation * (case.kernel // 2)
+        self.geometry = Geometry((case.kernel,) * 2, (case.stride,) * 2, (padding,) * 2, (case.dilation,) * 2)
         self.outputs = tuple(rows * share // 4 for share in SHARES)
         self.inputs = (3,) if self.stem else tuple(columns * share // 4 for share in SHARES)
         self.offsets = (rows * 3 // 4, 0 if self.stem else columns * 3 // 4)
         result = self.geometry.result(self.image)
         self.slabs = [packed(case.batch, count, *self.image, dtype=dtype) for count in self.inputs]
         self.grads = [packed(case.batch, count, *result, dtype=dtype) for count in self.outputs]
-        self.weight = packed(rows, columns, case.kernel, case.kernel, dtype=dtype)
+        self.weight = packed(rows, columns, case.kernel, case.kernel, dtype=dtype).contiguous(memory_format=case.layout)
+        self.biases = [torch.randn(rows, device=DEVICE, dtype=dtype)] if case.bias else None
         self.seen = self.slabs * (len(SHARES) // len(self.slabs))
         sizes = zip(self.outputs, [slab.shape[1] for slab in self.seen], strict=True)
         self.parts = pack_weights([self.weight.float()], [(0, *size, *self.offsets) for size in sizes], dtype)
@@ -80,7 +87,10 @@ class Layer:
             x, w, g = slab.to(dtype), part.to(dtype), grad.to(dtype)
             _, stride, padding, dilation = self.geometry
             if operation == "forward":
-                results.append(F.conv2d(x, w, None, stride, padding, dilation))
+                bias = None
+                if self.biases:
+                    bias = self.biases[0].roll(-self.offsets[0])[: len(part)].to(dtype)
+                results.append(F.conv2d(x, w, bias, stride, padding, dilation))
                 continue
             of_slab, of_part, _ = torch.ops.aten.convolution_backward(
                 g, x, w, None, stride, padding, dilation, False, [0, 0], 1, [True, True, False]
@@ -105,20 +115,22 @@ class Layer:
         yield (
             "weight gradient",
             "in place",
-            lambda own: weight_gradient(self.grads, self.slabs, [master], None, nests, self.geometry, own)[0],
+            lambda own: weight_gradient(self.grads, self.slabs, [master], self.biases, nests, self.geometry, own)[0],
         )
         if self.stem:
             yield (
                 "stem",
                 "in place",
-                lambda own: forward_shared(self.slabs[0], self.weight, None, nests, self.geometry, own)[0],
+                lambda own: forward_shared(
+                    self.slabs[0], self.weight, self.biases and self.biases[0], nests, self.geometry, own
+                )[0],
             )
             return
         storage = self.parts[0].untyped_storage()
         flat = self.weight.new_empty(0).set_(storage, 0, (storage.nbytes() // self.weight.element_size(),))
         for way, table, weight in (
             ("in place", nests, self.weight),
-            ("packed", packed_table(self.parts, self.inputs), flat),
+            ("packed", packed_table(self.parts, self.inputs, len(self.weight), self.offsets[0]), flat),
         ):
             yield "forward", way, partial(self._forward, forward, table, weight)
             yield (
@@ -128,7 +140,7 @@ class Layer:
             )
 
     def _forward(self, forward: Callable[..., Any], table: Any, weight: Tensor, own: Any) -> list[Tensor]:
-        return forward(self.slabs, [weight], None, table, self.geometry, own)[0]
+        return forward(self.slabs, [weight], self.biases, table, self.geometry, own)[0]
 
     def candidates(self, operation: str) -> list[Any]:
         from slimkern.kernels.problem import Problem
@@ -205,3 +217,104 @@ def test_a_launch_that_was_never_made_is_refused_in_a_graph() -> None:
         torch.cuda.graph(torch.cuda.CUDAGraph()),
     ):
         launch(layer.candidates(operation)[-1])
+
+
+@pytest.mark.usefixtures("precision")
+@every_kind
+@pytest.mark.parametrize("boxes", [False, True], ids=["pointers", "boxes"])
+def test_moments_are_those_of_the_results(boxes: bool, kind: str) -> None:
+    from slimkern.kernels.scroll_conv2d import forward
+    from slimkern.kernels.slab_table import nested
+
+    layer = Layer(Case((256, 256), 8, batch=9), kind)
+    table = nested(layer.weight, layer.inputs, layer.outputs, *layer.offsets)
+    configurations = [own for own in layer.candidates("forward") if own.boxes == boxes]
+    for results, moments in served(
+        configurations, lambda own: forward(layer.slabs, [layer.weight], None, table, layer.geometry, own, moments=True)
+    ):
+        count, mean, squares = moments.double()
+        pixelwise = torch.cat([result.double().movedim(1, -1).flatten(0, 2) for result in results], 1)
+        total = (count * mean).sum(0) / len(pixelwise)
+        assert (count.sum(0) == len(pixelwise)).all()
+        variance = (squares + count * (mean - total).square()).sum(0) / len(pixelwise)
+        assert errors([total, variance], [pixelwise.mean(0), pixelwise.var(0, unbiased=False)]) < 1e-4
+
+
+@pytest.mark.usefixtures("precision")
+@every_kind
+def test_private_weights_and_a_frozen_slab(kind: str) -> None:
+    from slimkern.kernels.scroll_conv2d import forward, input_gradient
+    from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
+    from slimkern.kernels.slab_table import frozen, private
+
+    layer = Layer(Case((64, 64), 16), kind)
+    weights = [part.clone(memory_format=torch.channels_last) for part in layer.parts]
+    biases = [torch.randn(len(weight), device=DEVICE, dtype=weight.dtype) for weight in weights]
+    table = frozen(private(weights, layer.inputs), [1])
+    geometry, options = layer.geometry, (layer.geometry.stride, layer.geometry.padding)
+    leaves = [[own.double().requires_grad_() for own in each] for each in (layer.slabs, weights, biases)]
+    truths = [F.conv2d(*each, *options) for each in zip(*leaves, strict=True)]
+    torch.autograd.backward(truths, [grad.double() for grad in layer.grads])
+    slack = {"ieee": 1e-5, "tf32": 2e-3, "bfloat16": 1e-2, "float16": 2e-3}[kind]
+    for results, _ in served(
+        layer.candidates("forward"), lambda own: forward(layer.slabs, weights, biases, table, geometry, own)
+    ):
+        assert errors(results, [true.detach() for true in truths]) < slack
+    for of_slabs in served(
+        layer.candidates("input gradient"),
+        lambda own: input_gradient(layer.grads, weights, table, geometry, layer.image, own),
+    ):
+        assert of_slabs[1] is None
+        assert errors(of_slabs[::2], [slab.grad for slab in leaves[0][::2]]) < slack
+    for of_weights, of_biases in served(
+        layer.candidates("weight gradient"),
+        lambda own: weight_gradient(layer.grads, layer.slabs, weights, biases, table, geometry, own),
+    ):
+        assert not of_weights[1].any() and not of_biases[1].any()
+        for given, each in zip((of_weights, of_biases), leaves[1:], strict=True):
+            assert errors(given[::2], [own.grad for own in each[::2]]) < slack
+
+
+def served(configurations: Sequence[Any], launch: Callable[[Any], Any]) -> Iterator[Any]:
+    """What comes of those configurations that suit; at least one must."""
+    from slimkern.kernels.tuning import UNSUITABLE
+
+    found = 0
+    for configuration in configurations:
+        try:
+            result = launch(configuration)
+        except UNSUITABLE:
+            continue
+        found += 1
+        yield result
+    assert found, "nothing serves"
+
+
+@pytest.mark.usefixtures("precision")
+@every_kind
+@pytest.mark.parametrize("linear", [False, True], ids=["scroll_conv2d", "scroll_linear"])
+@pytest.mark.parametrize("way", ["in place", "packed"])
+def test_operators_are_as_exact_as_plain_torch(
+    way: str, linear: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from slimkern.kernels.tuning import Tuner
+
+    monkeypatch.setattr(Tuner, "fastest", lambda tuner, problem, ways: way if way in ways else None)
+    torch.manual_seed(0)
+    dtype, image = DTYPES[kind], () if linear else (9, 9)
+    tensors = [torch.randn(4, count, *image, device=DEVICE) for count in (32, 64)]
+    tensors += [torch.randn(64, 64, *(() if linear else (3, 3)), device=DEVICE), torch.randn(64, device=DEVICE)]
+
+    def run(backend: str, dtype: torch.dtype) -> list[Tensor]:
+        monkeypatch.setenv("SLIMKERN_BACKEND", backend)
+        *slabs, weight, bias = leaves = [own.to(DTYPES[kind]).to(dtype).requires_grad_() for own in tensors]
+        if linear:
+            results = scroll_linear(slabs, weight, bias, (32, 64), 32, 32)
+        else:
+            results = scroll_conv2d(slabs, weight, bias, (32, 64), 32, 32, (2, 2), (1, 1))
+        sum(result.double().square().sum() for result in results).backward()
+        return [*(result.detach() for result in results), *(leaf.grad for leaf in leaves)]
+
+    truths = run("torch", torch.float64)
+    allowed = 2 * errors(run("torch", dtype), truths) + SLACK
+    assert errors(run("triton", dtype), truths) <= allowed

@@ -10,13 +10,17 @@ import os
 import subprocess
 import sys
 from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from slimkern.kernels import why_unavailable
+pytest.importorskip("triton")
+
 from slimkern.kernels.configurations import FAMILIES
+from tests.kernels.compiled import PLAIN, VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 TRITONS = ("", *filter(None, [os.environ.get("SLIMKERN_TRITON")]))
@@ -27,7 +31,6 @@ CONFIGURATIONS = {
     for own in configurations
 }
 
-pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 every_triton = pytest.mark.parametrize("path", TRITONS, ids=lambda path: path or "installed")
 
 
@@ -43,19 +46,58 @@ def launches(path: str, capability: int) -> list[dict[str, Any]]:
 @every_triton
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_every_configuration_compiles(path: str, capability: int) -> None:
-    found = {(each["family"], each["kind"], each["configuration"]) for each in launches(path, capability)}
+    found = {
+        (each["family"], each["kind"], each["configuration"])
+        for each in launches(path, capability)
+        if each["variant"] == PLAIN[each["family"]][0].name
+    }
     boxes = {key for key, own in CONFIGURATIONS.items() if own.boxes}
     assert found == set(CONFIGURATIONS) - (boxes if capability < 90 else set())
+
+
+@every_triton
+def test_it_is_this_triton_that_compiles(path: str) -> None:
+    (expected,) = {own.version for own in distributions(name="triton", path=[path] if path else sys.path)}
+    assert {each["triton"] for each in launches(path, 90)} == {expected}
 
 
 @every_triton
 @pytest.mark.parametrize("key", CONFIGURATIONS, ids="-".join)
 def test_stays_within_its_budget(path: str, key: tuple[str, str, str]) -> None:
     own = CONFIGURATIONS[key]
-    for each in launches(path, 90):
-        if (each["family"], each["kind"], each["configuration"]) == key:
-            assert each["stack"] == each["STL"] == 0
-            assert each["registers"] <= own.registers and each["shared"] <= own.shared
+    found = [each for each in launches(path, 90) if (each["family"], each["kind"], each["configuration"]) == key]
+    plain = [each for each in found if each["variant"] in {variant.name for variant in PLAIN[key[0]]}]
+    assert {each["variant"] for each in plain} == {variant.name for variant in PLAIN[key[0]]}
+    assert len(found) > len(plain)
+    for each in found:
+        assert each["stack"] == each["STL"] == 0, f"{each['variant']} spills registers"
+        assert each["shared"] <= own.shared, f"{each['variant']} wants {each['shared']} bytes of shared memory"
+    for each in plain:
+        assert each["registers"] <= own.registers, f"{each['variant']} wants {each['registers']} registers"
+
+
+@every_triton
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_every_variant_compiles_by_pointers_and_by_boxes(path: str, capability: int) -> None:
+    expected = {
+        (family, variant.name, boxes)
+        for family, variants in VARIANTS.items()
+        for variant in variants
+        for boxes in ((False, True) if capability >= 90 and family != "stem" else (False,))
+        if not (boxes and variant.layout is torch.contiguous_format and family == "gather")
+    }
+    found = {
+        (each["family"], each["variant"], "boxes" in each["configuration"])
+        for each in launches(path, capability)
+        if each["kernel"] != "add_partial_sums"
+    }
+    assert expected <= found
+
+
+@every_triton
+def test_nothing_is_added_in_the_order_that_programs_happen_to_run(path: str) -> None:
+    found = launches(path, 90)
+    assert found and not any(each["atomic sums"] for each in found)
 
 
 @every_triton

@@ -13,7 +13,8 @@ pytest.importorskip("triton")
 from slimkern.kernels import tuning
 from slimkern.kernels.configurations import FAMILIES
 from slimkern.kernels.geometry import Geometry
-from slimkern.kernels.problem import AnyConfiguration, Problem
+from slimkern.kernels.launch import Unsuitable
+from slimkern.kernels.problem import AnyConfiguration, Problem, turn
 from slimkern.kernels.tuning import Tuner, read_table, write_table
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ class Passes:
 
     def launch(self, configuration: AnyConfiguration) -> str:
         if configuration in self._unsuitable:
-            raise ValueError("doesn't suit")
+            raise Unsuitable("doesn't suit")
         self.launched.append(configuration)
         return configuration.name
 
@@ -55,7 +56,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_takes_the_best_guess_unless_asked_to_measure(own: Path) -> None:
     passes = Passes(fastest=CANDIDATES[-1])
     tuner = Tuner(CPU, own, measure=passes.milliseconds)
-    assert tuner.run(LAYER, "packed", passes.launch) == CANDIDATES[0].name
+    assert tuner.run(LAYER, {"packed": passes.launch}) == CANDIDATES[0].name
     assert passes.measured == 0 and not own.exists()
 
 
@@ -63,28 +64,62 @@ def test_takes_the_best_guess_unless_asked_to_measure(own: Path) -> None:
 def test_measures_once_and_remembers_in_the_cache(own: Path) -> None:
     passes = Passes(fastest=CANDIDATES[-1], unsuitable=(CANDIDATES[0],))
     tuner = Tuner(CPU, own, measure=passes.milliseconds)
-    assert [tuner.run(LAYER, "packed", passes.launch) for _ in range(2)] == [CANDIDATES[-1].name] * 2
+    assert [tuner.run(LAYER, {"packed": passes.launch}) for _ in range(2)] == [CANDIDATES[-1].name] * 2
     assert passes.measured == len(CANDIDATES) - 1
     again = Passes()
-    assert Tuner(CPU, own, measure=again.milliseconds).run(LAYER, "packed", again.launch) == CANDIDATES[-1].name
+    assert Tuner(CPU, own, measure=again.milliseconds).run(LAYER, {"packed": again.launch}) == CANDIDATES[-1].name
     assert again.measured == 0
     other = replace(LAYER, batch=128)
-    Tuner(CPU, own, measure=again.milliseconds).run(other, "packed", again.launch)
+    Tuner(CPU, own, measure=again.milliseconds).run(other, {"packed": again.launch})
     assert again.measured == len(CANDIDATES)
     assert set(read_table(own)["cpu"]) == {LAYER.key, other.key}
 
 
 @pytest.mark.usefixtures("benchmark")
-def test_ways_are_tuned_apart_and_compared(own: Path) -> None:
+def test_every_way_is_measured_and_the_fastest_serves(own: Path) -> None:
+    served: list[str] = []
+    times = {"in place": 2.0, "packed": 1.0, "torch": 1.5}
+    launches = {way: lambda configuration, way=way: served.append(way) for way in times}
+
+    def measure(launch: Callable[[], object]) -> float:
+        launch()
+        return times[served[-1]]
+
+    tuner = Tuner(CPU, own, measure=measure)
+    for _ in range(2):
+        tuner.run(LAYER, launches)
+    assert served == ["in place"] * len(CANDIDATES) + ["packed"] * len(CANDIDATES) + ["torch"] + ["packed"] * 2
+    assert read_table(own)["cpu"][LAYER.key]["torch"] == {"configuration": None, "microseconds": 1500.0}
+    for place, (way, others) in enumerate({"torch": ["torch", "in place"], "in place": ["in place"]}.items()):
+        tuner.record(LAYER, way, None if way == "torch" else CANDIDATES[0].name, 800.0 - 100 * place)
+        assert Tuner(CPU, own).fastest(LAYER, launches) == tuner.fastest(LAYER, launches) == way
+        assert tuner.fastest(LAYER, others) == (way if len(others) > 1 else None)
+    assert tuner.fastest(replace(LAYER, batch=1), launches) is None
+
+
+@pytest.mark.parametrize("measured", [False, True], ids=["guessed", "measured"])
+def test_what_stops_suiting_makes_way_for_the_next_best(
+    measured: bool, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "may_measure", lambda device: measured)
     passes = Passes()
     tuner = Tuner(CPU, own, measure=passes.milliseconds)
-    for way in ("packed", "in place"):
-        tuner.run(LAYER, way, passes.launch)
-    tuner.record(LAYER, "torch", None, 1500.0)
-    assert Tuner(CPU, own).fastest(LAYER) == tuner.fastest(LAYER) == "torch"
-    tuner.record(LAYER, "in place", CANDIDATES[0].name, 800.0)
-    assert tuner.fastest(LAYER) == "in place"
-    assert tuner.fastest(replace(LAYER, batch=1)) is None
+    assert tuner.run(LAYER, {"packed": passes.launch}) == CANDIDATES[0].name
+    later = Passes(unsuitable=(CANDIDATES[0], CANDIDATES[1]))
+    assert [tuner.run(LAYER, {"packed": later.launch}) for _ in range(2)] == [CANDIDATES[2].name] * 2
+    faulty = ValueError("a fault of the caller's")
+
+    def fail(configuration: AnyConfiguration) -> str:
+        raise faulty
+
+    with pytest.raises(ValueError, match="a fault of the caller's"):
+        tuner.run(LAYER, {"packed": fail})
+
+
+def test_problems_differ_where_their_boxes_do() -> None:
+    turned = [replace(LAYER, turns=(turn(offset, 512), 0)) for offset in (0, 128, 256, 384)]
+    assert len(set(turned)) == len({own.key for own in turned}) == 3 and turned[1] == turned[3]
+    assert replace(LAYER, side_by_side=False).key != LAYER.key
 
 
 def test_the_shipped_table_is_obeyed(own: Path, tmp_path: Path) -> None:
@@ -92,12 +127,12 @@ def test_the_shipped_table_is_obeyed(own: Path, tmp_path: Path) -> None:
     chosen = CANDIDATES[3]
     write_table(shipped, {"cpu": {LAYER.key: {"packed": {"configuration": chosen.name, "microseconds": 1.0}}}})
     passes = Passes()
-    assert Tuner(CPU, own, shipped).run(LAYER, "packed", passes.launch) == chosen.name
+    assert Tuner(CPU, own, shipped).run(LAYER, {"packed": passes.launch}) == chosen.name
 
 
 def test_a_choice_that_is_no_longer_listed_is_passed_over(own: Path) -> None:
     write_table(own, {"cpu": {LAYER.key: {"packed": {"configuration": "7x7x7", "microseconds": 1.0}}}})
-    assert Tuner(CPU, own).run(LAYER, "packed", Passes().launch) == CANDIDATES[0].name
+    assert Tuner(CPU, own).run(LAYER, {"packed": Passes().launch}) == CANDIDATES[0].name
 
 
 @pytest.mark.parametrize(
@@ -135,7 +170,7 @@ def test_files_that_are_no_tables_are_ignored_with_a_warning(own: Path, content:
     own.write_text(content, encoding="utf-8")
     with pytest.warns(UserWarning, match="choices.json"):
         tuner = Tuner(CPU, own)
-    assert tuner.run(LAYER, "packed", Passes().launch) == CANDIDATES[0].name
+    assert tuner.run(LAYER, {"packed": Passes().launch}) == CANDIDATES[0].name
     with pytest.warns(UserWarning, match="choices.json"):
         tuner.record(LAYER, "torch", None, 2.0)
     assert read_table(own)["cpu"][LAYER.key]["torch"]["microseconds"] == 2.0
@@ -152,15 +187,21 @@ def test_a_cache_that_cannot_be_written_is_only_warned_about(tmp_path: Path) -> 
 
 
 def test_nothing_suits(own: Path) -> None:
-    with pytest.raises(ValueError, match="doesn't suit"):
-        Tuner(CPU, own).run(LAYER, "packed", Passes(unsuitable=tuple(CANDIDATES)).launch)
+    with pytest.raises(Unsuitable, match="doesn't suit"):
+        Tuner(CPU, own).run(LAYER, {"packed": Passes(unsuitable=tuple(CANDIDATES)).launch})
+
+
+def strangers(table: tuning.Table) -> set[str]:
+    """Configurations that a table names and that aren't listed."""
+    names = {own.name for family in FAMILIES.values() for kind in family.values() for own in kind}
+    entries = [way for problems in table.values() for ways in problems.values() for way in ways.values()]
+    return {entry["configuration"] for entry in entries if entry["configuration"] is not None} - names
 
 
 def test_the_shipped_table_names_configurations_that_exist() -> None:
-    names = {own.name for family in FAMILIES.values() for kind in family.values() for own in kind}
-    for problems in read_table(tuning.SHIPPED).values():
-        chosen = {way["configuration"] for ways in problems.values() for way in ways.values()}
-        assert chosen <= names | {None}
+    made_up = {"packed": {"configuration": "7x7x7", "microseconds": 1.0}}
+    assert strangers({"cpu": {LAYER.key: made_up}}) == {"7x7x7"}
+    assert strangers(read_table(tuning.SHIPPED)) == set()
 
 
 def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

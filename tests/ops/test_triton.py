@@ -46,7 +46,7 @@ def test_refuses_slabs_of_different_images() -> None:
         pytest.param({"outputs": (10, 32)}, "10 isn't", id="odd_outputs"),
         pytest.param({"out_offset": 1}, "1 isn't", id="odd_offset"),
         pytest.param({"image": 2}, "the kernel is larger than the image", id="small_image"),
-        pytest.param({"batch": 2**20, "image": 16}, "a tensor has more than 2147483647 elements", id="large_slab"),
+        pytest.param({"batch": 2**20, "image": 16}, "a tensor spans more than 2147483647 elements", id="large_slab"),
     ],
 )
 def test_refusals_name_their_reason(changed: dict[str, object], said: str) -> None:
