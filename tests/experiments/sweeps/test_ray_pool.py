@@ -37,7 +37,7 @@ def has_begun(job: Job) -> bool:
 
 
 def test_a_job_whose_node_dies_goes_on_elsewhere(cluster: Any, tmp_path: Path) -> None:
-    first, second = (small_job(tmp_path / f"seed-{seed}", seed=seed, epochs=40) for seed in range(2))
+    first, second = (small_job(tmp_path / f"seed-{seed}", seed=seed, epochs=12) for seed in range(2))
     outcomes: list[Outcome] = []
     with RayPool(cluster.address, cpus=1, gpus=0) as pool:
         pool.start(first)
