@@ -11,6 +11,7 @@ from slimkern.experiments.analysis.activation import Activation, activation_tabl
 from slimkern.experiments.analysis.by_width import draw_widths, long_table, refuse_unknown, wide_table
 from slimkern.experiments.analysis.cost import Shape, cost_table
 from slimkern.experiments.analysis.movement import Events, Moves, draw_movement, movement_table
+from slimkern.experiments.analysis.movement_by_layer import draw_layers, layer_table
 from slimkern.experiments.atomic import make_folder, write_bytes
 from slimkern.experiments.run_folder import RunFolder
 from slimkern.experiments.runs import Group, ReportError, group_by_seed, read_runs
@@ -64,10 +65,16 @@ def analyse(
         "activation.csv": activation_table(activations),
         "test_batches.csv": batch_table(activations),
     }
-    stored = {**shown, "widths_by_task.csv": long_table(groups, widths), "movement.csv": movement_table(moves)}
+    stored = {
+        **shown,
+        "widths_by_task.csv": long_table(groups, widths),
+        "movement.csv": movement_table(moves),
+        "movement_by_layer.csv": layer_table(moves),
+    }
     pictures: dict[str, Callable[[Path], None]] = {"widths.png": lambda path: draw_widths(groups, widths, path)}
     if moves:
         pictures["movement.png"] = lambda path: draw_movement(moves, path)
+        pictures["movement_by_layer.png"] = lambda path: draw_layers(moves, path)
     if activations:
         pictures["activation.png"] = lambda path: draw_activation(activations, path)
     return _write(out, shown, stored, pictures)

@@ -25,13 +25,20 @@ class Moves:
 
     Attributes:
         label: of the group.
-        relative: mean over layers of |now - start| / |start|, float64 [runs, tasks, blocks], blocks as they are stored.
+        layers: their names, in the order of the network.
+        by_layer: |now - start| / |start|, float64 [runs, tasks, layers, blocks], blocks as they are stored.
         scrolls: int64 [runs, tasks]: the block that was ranked first.
     """
 
     label: str
-    relative: NDArray[np.float64]
+    layers: tuple[str, ...]
+    by_layer: NDArray[np.float64]
     scrolls: NDArray[np.int64]
+
+    @property
+    def relative(self) -> NDArray[np.float64]:
+        """The mean over layers, float64 [runs, tasks, blocks]."""
+        return self.by_layer.mean(2)
 
     @classmethod
     def of(cls, group: Group, events: Sequence[Events]) -> Moves | None:
@@ -40,11 +47,12 @@ class Moves:
         tasks = {len(moved) for moved, _ in told}
         if tasks == {0} or len(tasks) > 1 or any(set(moved) - set(scrolled) for moved, scrolled in told):
             return None
-        relative = np.array([
-            [np.mean(list(moved[task]["blocks"].values()), axis=0) for task in sorted(moved)] for moved, _ in told
+        layers = tuple(next(iter(told[0][0].values()))["blocks"])
+        by_layer = np.array([
+            [[moved[task]["blocks"][layer] for layer in layers] for task in sorted(moved)] for moved, _ in told
         ])  # fmt: skip
         scrolls = np.array([[scrolled[task]["scroll"] for task in sorted(moved)] for moved, scrolled in told])
-        return cls(group.label, relative, scrolls) if relative.shape[-1] > 1 else None
+        return cls(group.label, layers, by_layer, scrolls) if by_layer.shape[-1] > 1 else None
 
 
 def by_task(events: Events, kind: str) -> dict[int, dict[str, Any]]:

@@ -46,14 +46,15 @@ def test_networks_and_units_are_analysed(
 ) -> None:
     written = analyse(list(runs.values()), tmp_path, batch=0)
     assert {path.name for path in written} == {
-        "analysis.md", "widths.png", "movement.png", "activation.png", "accuracy_by_width.csv",
+        "analysis.md", "widths.png", "movement.png", "movement_by_layer.png", "activation.png", "accuracy_by_width.csv",
         "forgetting_by_width.csv", "cost.csv", "activation.csv", "test_batches.csv", "widths_by_task.csv",
-        "movement.csv",
+        "movement.csv", "movement_by_layer.csv",
     }  # fmt: skip
     printed = capsys.readouterr().out
     assert (tmp_path / "analysis.md").read_text() in printed
     assert "batches of 5, all of one task" in printed and "image by image" in printed
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("widths.png", "movement.png"))
+    pictures = ("widths.png", "movement.png", "movement_by_layer.png")
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
 
 
 def test_metrics_are_those_of_the_counts(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -81,6 +82,10 @@ def test_movement_is_that_of_the_events(runs: dict[str, Path], tmp_path: Path) -
         layers = moved[1]["blocks"].values()
         values.append(sum(blocks[1] for blocks in layers) / len(layers))
     assert float(found[3]["relative movement, mean"]) == pytest.approx(sum(values) / 2)
+    layers = rows(tmp_path / "movement_by_layer.csv")
+    own = [float(row["relative movement, mean"]) for row in layers if (row["task"], row["block"]) == ("2", "1")]
+    assert len(own) == len({row["layer"] for row in layers}) == 20 and layers[0]["layer"] == "conv1"
+    assert sum(own) / 20 == pytest.approx(sum(values) / 2)
 
 
 def test_a_run_that_tells_of_no_movement_gets_no_picture_of_it(runs: dict[str, Path]) -> None:
