@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slimkern.continual.network import unhalved
+from slimkern.continual.precision import without_autocast
 from slimkern.nn import ScrollLinear
 from slimkern.width_batch import WidthBatch
 
@@ -16,7 +18,8 @@ from slimkern.width_batch import WidthBatch
 class CosineHead(ScrollLinear):
     """The cosine between features and each class's weights, both as far as a sub-network has them (LUCIR, Eq. 4).
 
-    Takes the arguments of `ScrollLinear` and has no bias.
+    Takes the arguments of `ScrollLinear` and has no bias. Cosines are float32 under autocast too: half precision can't
+    tell those near 1 apart.
     """
 
     def __init__(self, features: int, classes: int, **slimming: Any) -> None:
@@ -31,7 +34,8 @@ class CosineHead(ScrollLinear):
     def _apply_slabs(self, slabs: Sequence[Tensor], outputs: list[int]) -> list[Tensor]:
         _, in_offset = self._offsets()
         weight = self.weight.roll(-in_offset, 1)
-        return [F.linear(F.normalize(slab), F.normalize(weight[:, : slab.shape[1]])) for slab in slabs]
+        with without_autocast(weight.device):
+            return [F.linear(F.normalize(unhalved(slab)), F.normalize(weight[:, : slab.shape[1]])) for slab in slabs]
 
     def extract(self, width: float) -> CosineHead:
         """The head of one sub-network, with weights of its own."""

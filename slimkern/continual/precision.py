@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,13 @@ def tensor_float_32(precision: PrecisionName) -> Iterator[None]:
     finally:
         for place, own in zip(places, before, strict=True):
             place.allow_tf32 = own
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which products are computed in the dtype of their factors, within an autocast too."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def autocast(precision: PrecisionName, device: torch.device) -> torch.autocast:

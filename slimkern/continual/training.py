@@ -32,7 +32,7 @@ from slimkern.continual.tasks import Task, build_tasks
 from slimkern.continual.width_choice import Choice, sandwiches
 from slimkern.memory import peak_memory
 from slimkern.models import resnet18
-from slimkern.nn import set_scroll
+from slimkern.nn import current_scroll, set_scroll
 
 State = dict[str, Any]
 _NETWORK, _TASK, _EPOCH, _AFTER, _WIDTHS = range(5)
@@ -163,7 +163,9 @@ class Trainer:
             seed_for(config.seed, _TASK, task.index)
             scroll = self.scroll_policy.choose(self.net, task.index, self._sample(task))
             self.net.add_head(len(task.classes))
-            recorder.noted("scrolled", {"task": task.index, "scroll": set_scroll(self.net, scroll)})
+            set_scroll(self.net, scroll)
+            self._agree()
+            recorder.noted("scrolled", {"task": task.index, "scroll": current_scroll(self.net)})
             self._set_optimiser()
             self.movement.begin(self.net.backbone)
             self.method.before_task(self.net, task.index)
@@ -300,7 +302,7 @@ class Trainer:
         return chunks
 
     def _agree(self) -> None:
-        """Between tasks every process does the whole work; where rounding made a difference, process 0 is right."""
+        """Outside of steps every process does the whole work; where they came to differ, process 0 is right."""
         if self.processes.count > 1:
             state = self.processes.broadcast(self.state_dict())
             self.net.load_state_dict(state["net"])

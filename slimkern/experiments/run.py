@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 
@@ -79,10 +80,12 @@ def _go_on(trainer: Trainer | UnitTrainer, state: State | None, recorder: Record
     if state is not None:
         try:
             trainer.load_state_dict(state)
-        except (KeyError, TypeError, ValueError) as cause:
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as cause:
             raise RunFolderError(
-                f"{CHECKPOINT} is no checkpoint of this version of slimkern ({type(cause).__name__} {cause}); "
-                "delete it to start the run again"
+                f"{CHECKPOINT} is no checkpoint of this version of slimkern ({type(cause).__name__} "
+                f"{shorten(str(cause), 160, placeholder=' ...')}); delete it to start the run again"
             ) from cause
     return trainer.counts if trainer.counts.complete else trainer.run(recorder)
 

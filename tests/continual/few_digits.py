@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from slimkern.continual.config import TrainConfig
@@ -18,6 +17,7 @@ from slimkern.continual.methods import Step
 from slimkern.continual.metrics import Counts
 from slimkern.continual.network import ContinualNet
 from slimkern.continual.recorder import EpochSummary, Plan, Recorder
+from slimkern.width_batch import WidthBatch, every_width
 
 TINY = TrainConfig(tasks=2, epochs=2, channels=4, batch_size=8, momentum=0.9, learning_rate=0.02)
 
@@ -34,14 +34,11 @@ def _first(images: ImageSet, of_each_class: int) -> ImageSet:
     return images.select(torch.cat([(images.labels == label).nonzero()[:of_each_class, 0] for label in range(10)]))
 
 
-def step_with(
-    net: ContinualNet, images: Tensor, labels: Tensor, logits: Tensor, classes: range, features: Tensor
-) -> Step:
-    """A step whose logits and features are these, whatever the network would give."""
-    cross_entropy = F.cross_entropy(logits[:, classes.start : classes.stop], labels - classes.start)
-    step = Step(net, images, labels, classes, features[:, :, None, None], cross_entropy)
-    vars(step)["logits"] = logits
-    return step
+def step_of(net: ContinualNet, images: Tensor, labels: Tensor, classes: range, maps: WidthBatch | None = None) -> Step:
+    """What a training step hands to a method; `maps` are the backbone's of these images unless given."""
+    maps = cast(WidthBatch, net.backbone.maps(every_width(images))) if maps is None else maps
+    *_, own = net.cross_entropies(maps, labels, classes).unbind()
+    return Step(net, images, labels, classes, maps.at(1.0), own)
 
 
 class Listener(Recorder):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slimkern.continual.config import TrainConfig
 from slimkern.continual.processes import Processes, joined_processes
+from slimkern.continual.scroll_policies import make_scroll_policy
 from slimkern.continual.training import Trainer
 from slimkern.nn import SwitchableBatchNorm2d
 from slimkern.width_batch import WidthBatch
@@ -25,13 +26,23 @@ A low rate, as the kinks of ReLUs would otherwise make different runs of float32
 CONFIGS = {
     "ewc": replace(CONFIG, method="ewc"),
     "icarl": replace(CONFIG, method="icarl", exemplars=24, selection="random", widths=(2.0,)),
+    "bic": replace(CONFIG, method="bic", exemplars=24, widths=(2.0,)),
+    # Without margin ranking, which is a mean over old classes' images and so differs with who gets them.
+    "lucir": replace(CONFIG, method="lucir", exemplars=24, widths=(2.0,), options={"margin_strength": 0.0}),
 }
 
 
 def trained(config: TrainConfig, processes: Processes) -> dict[str, Any]:
-    """A whole run: the losses of its epochs, and how all weights of the backbone moved."""
+    """A whole run: the losses of its epochs, and how all weights of the backbone moved.
+
+    Process 1 sets out with other weights and would scroll otherwise.
+    """
     trainer, told = Trainer(config, few_digits(), torch.device("cpu"), processes), Listener()
     before = flat(trainer.net.backbone)
+    if processes.rank:
+        for parameter in trainer.net.parameters():
+            torch.nn.init.ones_(parameter)
+        trainer.scroll_policy = make_scroll_policy(replace(config, scroll_step=3))
     trainer.run(told)
     return {"losses": [epoch.losses for epoch in told.epochs], "moved": flat(trainer.net.backbone) - before}
 

@@ -52,6 +52,16 @@ def test_cosines_are_of_what_a_sub_network_has(scroll: int) -> None:
     torch.testing.assert_close(head(FEATURES), found[-1])
 
 
+def test_cosines_are_not_rounded_to_the_precision_of_the_features() -> None:
+    head = made(CosineHead, 1)
+    halved = WidthBatch([slab.bfloat16() for slab in SLABS.slabs], SLABS.widths)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(halved)
+    expected = head(WidthBatch([slab.float() for slab in halved.slabs], SLABS.widths))
+    for own, exact in zip(found.slabs, expected.slabs, strict=True):
+        assert own.dtype == torch.float32 and torch.equal(own, exact)
+
+
 @pytest.mark.parametrize("kind", [CosineHead, CorrectedHead])
 @pytest.mark.parametrize("scroll", [0, 3])
 def test_gradients_are_those_of_numbers_a_little_apart(kind: type[ScrollLinear], scroll: int) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -271,16 +271,35 @@ def test_a_truncated_checkpoint_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("lacking", ["task", "movement", "scroll_policy"])
-def test_a_checkpoint_of_another_version_is_refused_and_kept(tmp_path: Path, lacking: str) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (lambda state: state.pop("task"), "KeyError 'task'"),
+        (lambda state: state.pop("movement"), "KeyError 'movement'"),
+        (lambda state: state.pop("scroll_policy"), "KeyError 'scroll_policy'"),
+        (
+            lambda state: state["net"].update(renamed=state["net"].pop("backbone.conv1.weight")),
+            r'RuntimeError Error.*Missing key\(s\) in state_dict: "backbone\.conv1\.weight"',
+        ),
+        (
+            lambda state: state["net"].update({"backbone.conv1.weight": torch.zeros(9, 1, 3, 3)}),
+            r"RuntimeError Error.*size mismatch for backbone\.conv1\.weight",
+        ),
+    ],
+    ids=["no task", "no movement", "no scroll policy", "renamed weight", "other shape"],
+)
+def test_a_checkpoint_of_another_version_is_refused_and_kept(
+    tmp_path: Path, spoil: Callable[[dict[str, Any]], Any], cause: str
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(TINY, tmp_path, recorders=[Stop(2)])
     state = checkpoint(tmp_path)
-    del state[lacking]
+    spoil(state)
     torch.save(state, tmp_path / "last.pt")
     before = contents(tmp_path)
-    with pytest.raises(RunFolderError, match=rf"last\.pt is no checkpoint .*KeyError '{lacking}'.* delete it to start"):
+    with pytest.raises(RunFolderError, match=rf"last\.pt is no checkpoint .*{cause}.* delete it to start") as refusal:
         run(TINY, tmp_path)
+    assert "\n" not in str(refusal.value)
     assert contents(tmp_path) == before
 
 

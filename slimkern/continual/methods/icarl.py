@@ -11,7 +11,8 @@ from torch import Tensor
 
 from slimkern.continual.methods.method import Batches, Step
 from slimkern.continual.methods.teacher import TaughtMethod
-from slimkern.continual.network import ContinualNet
+from slimkern.continual.network import ContinualNet, unhalved
+from slimkern.continual.precision import without_autocast
 from slimkern.width_batch import WidthBatch, every_width
 
 
@@ -24,7 +25,8 @@ class ICaRL(TaughtMethod):
     the new classes, FACIL replaces by cross-entropy over all classes, and so do we.
 
     The mean of a class is that of its exemplars' features at the present scroll, all of length 1 (Eqs. 1 and 2). Each
-    width has means of its own, since a sub-network has features of its own.
+    width has means of its own, since a sub-network has features of its own. Means and distances are float32 at least,
+    whatever the network computes in.
 
     Args:
         strength: weight of the distillation; 1 in the paper.
@@ -48,12 +50,14 @@ class ICaRL(TaughtMethod):
         """Take the mean of each class at each width."""
         features, labels = zip(*((_features(net.eval(), images), labels) for images, labels in exemplars), strict=True)
         classes = F.one_hot(torch.cat(labels)).T.to(features[0][0].dtype)
-        self._means = [F.normalize(classes @ torch.cat(own)) for own in zip(*features, strict=True)]
+        with without_autocast(classes.device):
+            self._means = [F.normalize(classes @ torch.cat(own)) for own in zip(*features, strict=True)]
 
     def scores(self, net: ContinualNet, images: Tensor) -> WidthBatch:
         """Minus half the squared distance to each mean, and 1: the cosine, as all have length 1 (Eq. 2)."""
         own = zip(_features(net, images), self._means, strict=True)
-        return WidthBatch([features @ means.T for features, means in own], net.widths.fractions)
+        with without_autocast(images.device):
+            return WidthBatch([features @ means.T for features, means in own], net.widths.fractions)
 
     def state_dict(self) -> dict[str, Any]:
         """The frozen copy and the means."""
@@ -80,4 +84,4 @@ def _features(net: ContinualNet, images: Tensor) -> tuple[Tensor, ...]:
     """Features of length 1, [N, w*C] for each width."""
     features = net.backbone(every_width(images))
     assert isinstance(features, WidthBatch)
-    return tuple(F.normalize(slab) for slab in features.slabs)
+    return tuple(F.normalize(unhalved(slab)) for slab in features.slabs)

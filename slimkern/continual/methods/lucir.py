@@ -33,6 +33,11 @@ class LUCIR(TaughtMethod):
     ranking scrolls and the weights stay, so a feature keeps its channel and loses its position: by position it would be
     held close to another feature.
 
+    FACIL, which the ScrollNet paper trained with, removes the ReLU only from networks of a class named ResNet, and then
+    the one after the third stage. ScrollNet's networks have another name, so the paper's figures probably stand for
+    features without negative values; torchvision's ResNet-18 would lose a ReLU that isn't the last. FACIL also clips no
+    gradient in LUCIR; here --clip holds for all methods.
+
     Args:
         strength: lambda_base in Eq. 7, before it adapts to the numbers of classes.
         margin_strength: weight of the margin ranking.

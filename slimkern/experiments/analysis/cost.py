@@ -13,7 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimkern.continual.data import IMAGE_SHAPES
+from slimkern.continual.methods import METHODS, Method
 from slimkern.continual.network import ContinualNet
+from slimkern.experiments.runs import METHOD_NAMES
 from slimkern.experiments.tables import Spread, Table
 from slimkern.models import resnet18
 from slimkern.nn import extract
@@ -41,25 +43,28 @@ class Cost:
 
 @dataclass(frozen=True)
 class Shape:
-    """All of a run's configuration that its cost depends on."""
+    """All of a run's configuration that its cost depends on; `method` only where it has a network of its own kind."""
 
     data: str
     channels: int
     widths: tuple[float, ...]
     classes: tuple[int, ...]
+    method: str = ""
 
     @classmethod
     def of(cls, config: dict[str, Any], classes: Sequence[int]) -> Shape:
         """That of a resolved configuration whose tasks have so many classes."""
-        return cls(config["data"], config["channels"], tuple(config["widths"]), tuple(classes))
+        method = config["method"] if METHODS[config["method"]].network is not Method.network else ""
+        return cls(config["data"], config["channels"], tuple(config["widths"]), tuple(classes), method)
 
     def __str__(self) -> str:
-        return f"{self.data}, {self.channels} channels"
+        return f"{self.data}, {self.channels} channels" + (f", {METHOD_NAMES[self.method]}" if self.method else "")
 
     def network(self) -> ContinualNet:
         """A network of this shape, with a head for each task and random weights."""
         widths = Widths.of(self.widths)
-        net = ContinualNet(resnet18(None, widths, IMAGE_SHAPES[self.data][0], self.channels), widths)
+        method = METHODS[self.method]() if self.method else Method()
+        net = method.network(resnet18(None, widths, IMAGE_SHAPES[self.data][0], self.channels), widths)
         for classes in self.classes:
             net.add_head(classes)
         return net

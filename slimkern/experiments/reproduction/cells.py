@@ -48,7 +48,7 @@ def cells(
     Raises:
         ConfigError, TaskError: a configuration that can't be run.
     """
-    shortened = selection.shortened(target)
+    shortened, variations = selection.shortened(target), selection.variations()
     for tasks in selection.all_splits():
         split_sizes(shortened.get("classes", target.full["classes"]), tasks)
     out, root = out.resolve(), None if root is None else root.resolve()
@@ -56,9 +56,9 @@ def cells(
     def cell(tasks: int, method: str, width: int) -> Cell:
         exemplars = _exemplars(method)
         changes: dict[str, Any] = {"data": target.dataset, "tasks": tasks, "method": method, "widths": (float(width),)}
-        changes |= shortened | ({"exemplars": exemplars} if exemplars else {})
+        changes |= shortened | variations | ({"exemplars": exemplars} if exemplars else {})
         stem = "-".join([target.dataset, str(tasks), method, "widths", str(width)])
-        ending = "".join(f"-{name}-{value}" for name, value in shortened.items())
+        ending = "".join(f"-{name}-{value}" for name, value in (shortened | variations).items())
         jobs = tuple(
             Job(replace(FULL, seed=seed, **changes), out / f"{stem}-seed-{seed}{ending}", root, device)
             for seed in selection.seeds

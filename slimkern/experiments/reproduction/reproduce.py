@@ -11,7 +11,7 @@ from slimkern.experiments.reproduction.cells import Cell
 from slimkern.experiments.reproduction.comparison import compare
 from slimkern.experiments.reproduction.drawing import draw
 from slimkern.experiments.reproduction.selection import Selection, Target
-from slimkern.experiments.reproduction.texts import Report, comparison_csv, curve_csv, markdown, overview
+from slimkern.experiments.reproduction.texts import Report, comparison_csv, curve_csv, latex, markdown
 from slimkern.experiments.sweeps.job import Job, Outcome, progress_of
 from slimkern.experiments.sweeps.sweep import Pool, sweep
 from slimkern.experiments.sweeps.watch import ProgressWatcher
@@ -45,7 +45,7 @@ def train_missing(cells: Sequence[Cell], pool: Callable[[], Pool], download: boo
 def write_report(
     target: Target, selection: Selection, cells: Sequence[Cell], outcomes: Sequence[Outcome], out: Path
 ) -> list[Path]:
-    """Writes Markdown, LaTeX, CSV and PNG of what is finished, shortened runs to files named so.
+    """Writes Markdown, LaTeX, CSV and PNG of what is finished, shortened or otherwise varied runs to files named so.
 
     Args:
         target: the table or figure.
@@ -70,12 +70,13 @@ def write_report(
         if found.kind != "finished"
     ]
     comparisons = compare(cells, target.settings, comparable=not differences)
-    report = Report(target, selection.seeds, differences, comparisons, missing)
+    variations = selection.variations()
+    report = Report(target, selection.seeds, differences, variations, comparisons, missing)
     make_folder(out)
-    stem = out / (target.name + ("-shortened" if differences else ""))
+    stem = out / "-".join([target.name, *variations.values(), *(["shortened"] if differences else [])])
     texts = {
         ".md": markdown(report),
-        ".tex": overview(report).latex(),
+        ".tex": latex(report),
         ".csv": curve_csv(report) if target.curves else comparison_csv(report),
     }
     for ending, text in texts.items():

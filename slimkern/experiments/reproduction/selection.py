@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from slimkern.continual.config import ConfigError, MethodName, TrainConfig
+from slimkern.continual.config import ConfigError, MethodName, Protocol, TrainConfig
 from slimkern.continual.metrics import Setting
+from slimkern.continual.precision import PrecisionName
 from slimkern.experiments.reproduction.published import published
 
 TargetName = Literal["table1", "table2", "figure4", "figure5"]
@@ -68,6 +69,10 @@ class Selection:
     """Shortens: a number of tasks that the paper doesn't have, in place of --splits."""
     channels: int | None = None
     """Shortens: a network whose first stage has fewer than 64 channels."""
+    protocol: Protocol = FULL.protocol
+    """Where the paper and its released code differ, whom to follow: see `slimkern train --help`."""
+    precision: PrecisionName = FULL.precision
+    """What steps compute in; the report says so if it isn't fp32."""
 
     def __post_init__(self) -> None:
         _only("methods", self.methods, get_args(MethodName))
@@ -101,6 +106,10 @@ class Selection:
             if not 1 <= value <= target.full[name]:
                 raise ConfigError(f"{name}={value} must lie in 1 to {target.full[name]}: runs can only be shortened")
         return {name: value for name, value in given.items() if value < target.full[name]}
+
+    def variations(self) -> dict[str, str]:
+        """The protocol and the precision, where they aren't those of the paper; such runs may be compared with it."""
+        return {name: own for name in ("protocol", "precision") if (own := getattr(self, name)) != getattr(FULL, name)}
 
     def differences(self, target: Target) -> tuple[str, ...]:
         """In what these runs differ from the paper's, in words; nothing if in nothing."""

@@ -29,6 +29,7 @@ class Report:
         target: the table or figure of the paper.
         seeds: those asked for.
         differences: in what the runs differ from the paper's, in words; any of them makes them incomparable.
+        variations: their protocol and precision, by name, where those aren't the paper's.
         comparisons: one a cell and setting.
         missing: name and state of each run that isn't finished.
     """
@@ -36,6 +37,7 @@ class Report:
     target: Target
     seeds: tuple[int, ...]
     differences: tuple[str, ...]
+    variations: dict[str, str]
     comparisons: Sequence[Comparison]
     missing: Sequence[tuple[str, str]]
 
@@ -43,6 +45,11 @@ class Report:
     def shortened(self) -> str:
         """What readers must be told first; empty if the runs are as the paper's."""
         return f"SHORTENED: {', '.join(self.differences)}" if self.differences else ""
+
+    @property
+    def varied(self) -> str:
+        """With what the runs were trained that isn't the paper's; empty if with nothing."""
+        return ", ".join(f"{name} {value}" for name, value in self.variations.items())
 
     @property
     def name(self) -> str:
@@ -53,7 +60,8 @@ class Report:
     def title(self, when: str) -> str:
         """What a table or picture shows that tells of the accuracy after `when`."""
         settings = " and ".join(f"task-{setting}" for setting in self.target.settings)
-        return f"{self.name}: average accuracy (%) after {when} on {self.target.dataset}, {settings}"
+        varied = f"; {self.varied}" if self.varied else ""
+        return f"{self.name}: average accuracy (%) after {when} on {self.target.dataset}, {settings}{varied}"
 
 
 def overview(report: Report) -> Table:
@@ -90,6 +98,8 @@ def markdown(report: Report) -> str:
     parts = [f"# {report.name}{', shortened' * bool(report.shortened)}", ""]
     if report.shortened:
         parts += [f"> **{report.shortened}.** Figures marked {DAGGER} can't be compared with the paper's.", ""]
+    if report.varied:
+        parts += [f"> **Trained with {report.varied}.**", ""]
     parts += [overview(report).markdown(), _about_ours(report)]
     if not report.differences:
         parts += [comparison_table(report).markdown(), ABOUT_TEST]
@@ -98,16 +108,23 @@ def markdown(report: Report) -> str:
     return "\n".join(parts)
 
 
+def latex(report: Report) -> str:
+    """The tables of the report; shortened runs have no differences from the paper to show."""
+    tables = [overview(report)] if report.differences else [overview(report), comparison_table(report)]
+    return "\n".join(table.latex() for table in tables)
+
+
 def comparison_csv(report: Report) -> str:
     """A row for each cell and setting, numbers at full precision; empty where there is no number."""
     names = (
-        "dataset,method,network,tasks,setting,runs,runs_wanted,mean,std,paper_mean,paper_std,difference,z,p,shortened"
+        "dataset,method,network,tasks,setting,runs,runs_wanted,mean,std,paper_mean,paper_std,difference,z,p,shortened,"
+        "varied"
     )
     rows = [
         [
             *_identity(report, c), len(c.curves), len(c.cell.jobs), c.ours.mean, c.ours.std,
             *((c.published.mean, c.published.std) if c.published else (math.nan, math.nan)),
-            c.difference, c.test.z, c.test.p, "; ".join(report.differences),
+            c.difference, c.test.z, c.test.p, "; ".join(report.differences), report.varied,
         ]
         for c in report.comparisons
     ]  # fmt: skip
@@ -116,14 +133,19 @@ def comparison_csv(report: Report) -> str:
 
 def curve_csv(report: Report) -> str:
     """A row for each cell, setting and task learned; the paper's text has the last of each curve only."""
-    names = "dataset,method,network,tasks,setting,after_task,runs,runs_wanted,mean,std,paper_mean,paper_std,shortened"
+    names = (
+        "dataset,method,network,tasks,setting,after_task,runs,runs_wanted,mean,std,paper_mean,paper_std,difference,z,p,"
+        "shortened,varied"
+    )
     rows = []
     for c in report.comparisons:
         for task in range(c.cell.tasks):
             ours, last = Spread.of(c.curves[:, task]), task + 1 == c.cell.tasks
-            paper = (c.published.mean, c.published.std) if c.published and last else (math.nan, math.nan)
-            counts = task + 1, len(c.curves), len(c.cell.jobs)
-            rows.append([*_identity(report, c), *counts, ours.mean, ours.std, *paper, "; ".join(report.differences)])
+            paper = [math.nan] * 5
+            if c.published and last:
+                paper = [c.published.mean, c.published.std, c.difference, c.test.z, c.test.p]
+            counts, marks = (task + 1, len(c.curves), len(c.cell.jobs)), ("; ".join(report.differences), report.varied)
+            rows.append([*_identity(report, c), *counts, ours.mean, ours.std, *paper, *marks])
     return _csv(names.split(","), rows)
 
 

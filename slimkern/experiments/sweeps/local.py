@@ -26,23 +26,27 @@ class _Running:
     job: Job
     process: subprocess.Popen[bytes]
     slot: dict[str, str]
+    retries: int
 
 
 class LocalPool:
     """Trains each job in a process of its own, so that no job brings down another, or this process.
 
     Each process writes what it prints to a file beside the run folders. It dies with this process, however that ends.
+    A job whose process is killed, as it is where memory runs out, is started again and goes on from its last
+    checkpoint; one that fails by itself isn't.
 
     Args:
         parallel: jobs at a time. On a CPU they share the threads of this process; jobs on GPUs are spread evenly over
             those that this process sees, several to a GPU if there are more jobs than GPUs.
         device: cpu, cuda for all GPUs, or one GPU such as cuda:1.
         logs: folder for what the processes print.
+        retries: how often a job that was killed is started again.
     """
 
-    def __init__(self, parallel: int, device: torch.device, logs: Path) -> None:
+    def __init__(self, parallel: int, device: torch.device, logs: Path, retries: int = 1) -> None:
         self.slots = parallel
-        self._logs = logs
+        self._logs, self._retries = logs, retries
         self._free = slots(parallel, device)
         self._running: list[_Running] = []
 
@@ -58,7 +62,9 @@ class LocalPool:
 
     def start(self, job: Job) -> None:
         """Starts a process for the job; there must be a free slot."""
-        slot = self._free.pop(0)
+        self._launch(job, self._free.pop(0), self._retries)
+
+    def _launch(self, job: Job, slot: dict[str, str], retries: int) -> None:
         with self._log(job).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", worker.__name__],
@@ -68,7 +74,7 @@ class LocalPool:
         process.stdin.write(pickle.dumps(job))
         # Not closed: its end tells the worker that this process has died.
         process.stdin.flush()
-        self._running.append(_Running(job, process, slot))
+        self._running.append(_Running(job, process, slot, retries))
 
     def wait(self, seconds: float) -> list[Outcome]:
         """The jobs that have ended since the last call; waits at most so long for one."""
@@ -78,12 +84,17 @@ class LocalPool:
             if ended or time.monotonic() > deadline:
                 break
             time.sleep(_POLL)
+        outcomes = []
         for own in ended:
             self._running.remove(own)
-            self._free.append(own.slot)
             assert own.process.stdin is not None
             own.process.stdin.close()
-        return [Outcome(own.job, self._failure(own)) for own in ended]
+            if own.process.returncode < 0 and own.retries:
+                self._launch(own.job, own.slot, own.retries - 1)
+                continue
+            self._free.append(own.slot)
+            outcomes.append(Outcome(own.job, self._failure(own)))
+        return outcomes
 
     def _log(self, job: Job) -> Path:
         return self._logs / f"{job.name}.log"

@@ -17,6 +17,8 @@ from slimkern.experiments.sweeps.job import Job, Outcome, Progress, progress_of
 from slimkern.experiments.sweeps.sweep import Watcher
 
 _SHOWN = 3
+_PATIENCE = 20.0
+"""How many times longer than looking at all folders takes they are left alone, so that looking costs little."""
 
 
 class ProgressWatcher(Watcher):
@@ -37,6 +39,7 @@ class ProgressWatcher(Watcher):
         self._clock = clock
         self._total = len(jobs)
         self._ended = self._failed = 0
+        self._look_again = 0.0
         self._shares = {job: progress_of(job).share for job in jobs}
         self._began, self._share_then = clock(), sum(self._shares.values())
         columns = SpinnerColumn(), BarColumn(bar_width=24), TextColumn("{task.description}", markup=False)
@@ -57,13 +60,15 @@ class ProgressWatcher(Watcher):
 
     def waited(self, running: Sequence[Job]) -> None:
         """Moves the live line on."""
-        if self._bar.disable:
+        if self._bar.disable or self._clock() < self._look_again:
             return
-        shown = []
+        looked, shown = self._clock(), []
         for job in running:
             # A folder may be looked at while it comes into being.
             with suppress(RunFolderError, OSError):
                 shown.append((job, self._look(job)))
+        now = self._clock()
+        self._look_again = now + _PATIENCE * (now - looked)
         parts = [f"{self._ended} of {self._total} runs", *([f"{self._failed} failed"] if self._failed else [])]
         parts += [f"{job.name} {found.detail}" for job, found in shown if found.detail][:_SHOWN]
         self._bar.update(
@@ -75,6 +80,7 @@ class ProgressWatcher(Watcher):
         self._ended += 1
         self._failed += outcome.failure is not None
         self._shares[outcome.job] = 1.0
+        self._look_again = 0.0
         end = "finished" if outcome.failure is None else f"failed: {outcome.failure}"
         self._print(f"{outcome.job.name}: {end} ({self._ended} of {self._total}, {self._left()})")
 

@@ -25,11 +25,15 @@ class Workplace:
     """CPU cores of each run on Ray."""
     gpus_per_run: float = 1
     """GPUs of each run on Ray, unless --device is cpu; below 1, several runs share one."""
+    retries: int = 3
+    """How often a run is started again that was killed, or on Ray failed in a way that may not come again."""
 
     def __post_init__(self) -> None:
         for name in ("parallel", "cpus_per_run", "gpus_per_run"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be above 0")
+        if self.retries < 0:
+            raise ConfigError(f"retries={self.retries} must be at least 0")
 
     def pool(self, device: torch.device, logs: Path) -> Pool:
         """Makes the pool.
@@ -43,5 +47,6 @@ class Workplace:
             ConfigError: there is no Ray cluster at this address.
         """
         if self.ray is None:
-            return LocalPool(self.parallel, device, logs)
-        return RayPool(self.ray, self.cpus_per_run, 0 if device.type == "cpu" else self.gpus_per_run)
+            return LocalPool(self.parallel, device, logs, self.retries)
+        gpus = 0 if device.type == "cpu" else self.gpus_per_run
+        return RayPool(self.ray, self.cpus_per_run, gpus, self.retries)

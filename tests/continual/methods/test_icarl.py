@@ -16,7 +16,7 @@ from slimkern.models import resnet18
 from slimkern.nn import scroll_to
 from slimkern.width_batch import WidthBatch, at_width, every_width
 from slimkern.widths import Widths
-from tests.continual.few_digits import restored, step_with, stored
+from tests.continual.few_digits import restored, step_of, stored
 
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 LABELS = torch.tensor([0, 3, 4, 1, 3, 2])
@@ -58,7 +58,7 @@ def test_the_loss_adds_the_distillation_of_old_classes_times_its_strength(net: C
     images = IMAGES.double()
     logits = net.eval()(images)
     assert isinstance(logits, Tensor)
-    parts = method.losses(step_with(net, images, LABELS, logits, range(7), torch.zeros(6, 32)))
+    parts = method.losses(step_of(net, images, LABELS, range(7)))
     targets = teacher(images)
     assert isinstance(targets, Tensor) and targets.shape == (6, 5) and logits.shape == (6, 7)
     powers = np.exp(logits.detach().numpy())
@@ -90,6 +90,18 @@ def test_images_go_to_the_nearest_mean_of_exemplars_at_each_width(net: Continual
         distances = np.linalg.norm(features_at(net, IMAGES, width)[:, None] - means, axis=2)
         np.testing.assert_allclose(found.double().numpy(), 1 - distances**2 / 2, atol=1e-5)
         assert found.argmax(1).tolist() == distances.argmin(1).tolist()
+
+
+@torch.no_grad()
+def test_distances_are_not_rounded_to_the_precision_of_the_network(net: ContinualNet) -> None:
+    """An image that is the only exemplar of its class is its mean: the score is 1, in bfloat16 give or take 1/256."""
+    method = ICaRL()
+    with torch.autocast("cpu", torch.bfloat16):
+        method.after_selection(net, [(IMAGES, torch.arange(6))], [])
+        scores = method.scores(net.eval(), IMAGES)
+    for _, found in scores:
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.diagonal(), torch.ones(6), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()

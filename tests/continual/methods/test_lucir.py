@@ -14,9 +14,8 @@ from slimkern.continual.methods.lucir import less_forget, margin_ranking
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
-from slimkern.width_batch import WidthBatch, every_width
 from slimkern.widths import Widths
-from tests.continual.few_digits import restored, step_with, stored
+from tests.continual.few_digits import restored, step_of, stored
 
 WIDTHS = Widths.of(4)
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -40,10 +39,7 @@ def start_second_task(net: ContinualNet) -> None:
 
 
 def step(net: ContinualNet) -> Step:
-    features = net.backbone(every_width(IMAGES))
-    logits = net.classify(features)
-    assert isinstance(logits, WidthBatch)
-    return step_with(net, IMAGES, LABELS, logits.at(1.0), range(5), features.at(1.0))
+    return step_of(net, IMAGES, LABELS, range(5))
 
 
 def test_the_loss_is_that_of_equation_9(net: ContinualNet) -> None:

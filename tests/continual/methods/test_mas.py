@@ -11,7 +11,7 @@ from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
 from slimkern.nn import scroll_to
 from slimkern.widths import Widths
-from tests.continual.few_digits import restored, step_with, stored
+from tests.continual.few_digits import restored, step_of, stored
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -52,10 +52,8 @@ def by_hand(net: ContinualNet, full: Batches) -> dict[str, NDArray[np.float64]]:
 
 
 def losses(method: MAS, net: ContinualNet) -> dict[str, Tensor]:
-    labels = torch.tensor([2, 3, 4])
-    return method.losses(
-        step_with(net, torch.zeros(3, 1, 8, 8), labels, torch.eye(3, 5), range(2, 5), torch.zeros(3, 32))
-    )
+    (images, _) = batches([3])[0]
+    return method.losses(step_of(net, images, torch.tensor([2, 3, 4]), range(2, 5)))
 
 
 def test_importance_is_the_gradient_of_the_length_of_the_logits(net: ContinualNet) -> None:

@@ -12,7 +12,7 @@ from slimkern.continual.methods.autoactivator import AutoActivator
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
 from slimkern.widths import Widths
-from tests.continual.few_digits import step_with
+from tests.continual.few_digits import step_of
 
 
 def test_a_method_is_made_with_its_defaults_and_the_options_given() -> None:
@@ -74,7 +74,7 @@ def test_a_fresh_method_loses_the_cross_entropy_alone_and_can_be_stored(method: 
     torch.manual_seed(0)
     net = ContinualNet(resnet18(None, Widths.of(1), in_channels=1, channels=1), Widths.of(1))
     net.add_head(3)
-    step = step_with(net, torch.randn(2, 1, 8, 8), torch.tensor([0, 2]), torch.randn(2, 3), range(3), torch.randn(2, 8))
+    step = step_of(net, torch.randn(2, 1, 8, 8), torch.tensor([0, 2]), range(3))
     fresh, loaded = method(), method()
     loaded.load_state_dict(fresh.state_dict(), net)
     for one in (fresh, loaded):

@@ -19,6 +19,8 @@ from tests.continual.few_digits import TINY, Listener, few_digits
 RECORDED = Path(__file__).parent / "trajectories.json"
 NAMES = tuple(name for name in METHODS if name != "autoactivator")
 """Those that learn by gradient steps."""
+OPTIONS: dict[str, dict[str, float]] = {"ewc": {"strength": 20.0}, "mas": {"strength": 100.0}}
+"""So strong that penalties show in losses, in runs as short as these."""
 
 
 @torch.no_grad()
@@ -33,7 +35,7 @@ def trajectory(method: str) -> dict[str, Any]:
         TINY,
         method=method,
         exemplars=30 if METHODS[method].needs_exemplars else 0,
-        options={"strength": 20.0} if method == "ewc" else {},
+        options=OPTIONS.get(method, {}),
         widths=(0.25, 0.5, 1.0),
         momentum=0.0,
         batch_size=16,

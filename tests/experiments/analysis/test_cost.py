@@ -35,6 +35,17 @@ def test_parameters_are_those_of_an_ordinary_network_of_that_size() -> None:
         assert cost.parameters == sum(parameter.numel() for parameter in ordinary.parameters())
 
 
+@pytest.mark.parametrize(("method", "beside_weights"), [("ft", 5), ("ewc", 5), ("bic", 5), ("lucir", 1)])
+def test_the_network_is_the_methods(method: str, beside_weights: int) -> None:
+    """LUCIR's heads have no biases, and one factor for all of their cosines."""
+    config = {"data": "digits", "channels": 8, "widths": [0.25, 0.5, 1.0], "method": method}
+    shape = Shape.of(config, (3, 2))
+    assert str(shape) == "digits, 8 channels" + {"bic": ", BiC", "lucir": ", LUCIR"}.get(method, "")
+    backbone = sum(parameter.numel() for parameter in resnet18(None, None, 1, 4).parameters())
+    (cost,) = costs(shape, [0.5], 1, "cpu")
+    assert (cost.parameters, cost.multiply_adds) == (backbone + 5 * 32 + beside_weights, by_hand(4, 5))
+
+
 def test_latency_is_measured_for_the_widths_asked_for() -> None:
     (cost,) = costs(SHAPE, [0.5], 2, "cpu")
     assert cost.milliseconds is not None

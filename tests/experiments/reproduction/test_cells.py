@@ -47,6 +47,13 @@ def test_shortened_runs_lie_in_folders_of_their_own(tmp_path: Path) -> None:
     assert (job.config.tasks, job.config.epochs, job.config.classes, job.config.channels) == (2, 2, 20, 8)
 
 
+def test_another_protocol_or_precision_is_another_run(tmp_path: Path) -> None:
+    selection = Selection(methods=("icarl",), splits=(5,), widths=(4,), seeds=(0,), protocol="released")
+    ((job,),) = [cell.jobs for cell in cells(TABLE1, selection, tmp_path, None, "cpu")]
+    assert job.name == "cifar100-5-icarl-widths-4-seed-0-protocol-released"
+    assert (job.config.protocol, job.config.precision) == ("released", "fp32")
+
+
 def test_figures_share_the_runs_of_their_table(tmp_path: Path) -> None:
     names = [
         {job.folder for cell in cells(TARGETS[name], Selection(), tmp_path, None, "cpu") for job in cell.jobs}

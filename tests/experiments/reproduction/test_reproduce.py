@@ -108,6 +108,7 @@ def test_a_table_stands_beside_the_papers(tmp_path: Path) -> None:
     assert "z = (ours - paper) / sqrt(" in texts[".md"] and "SHORTENED" not in texts[".md"]
     assert r"FT & ScrollNet-4 & ours & 20.50 $\pm$ 0.71 & 20.50 $\pm$ 0.71" in texts[".tex"]
     assert r"EWC & baseline & ours & missing & missing" in texts[".tex"]
+    assert r"FT & ScrollNet-4 & 10 & task-agnostic & 2 & 20.50 $\pm$ 0.71 & 18.66 $\pm$ 0.49 & +1.84 &" in texts[".tex"]
 
 
 def test_the_csv_has_every_number(tmp_path: Path) -> None:
@@ -142,6 +143,19 @@ def test_shortened_runs_are_marked_everywhere(tmp_path: Path, figures: list[Any]
     assert not [c for panel in figure.axes for c in panel.get_children() if drawing.PAPER_COLOUR in colours(c)]
 
 
+def test_another_protocol_and_precision_are_said_everywhere(tmp_path: Path, figures: list[Any]) -> None:
+    selection = Selection(
+        methods=("ft",), splits=(10,), widths=(4,), seeds=(0, 1), protocol="released", precision="bf16"
+    )
+    pool, texts = reported(tmp_path, selection=selection)
+    assert pool.trained[0] == "cifar100-10-ft-widths-4-seed-0-protocol-released-precision-bf16"
+    assert (tmp_path / "table1-released-bf16.md").is_file() and not (tmp_path / "table1.md").exists()
+    words = "protocol released, precision bf16"
+    assert f"> **Trained with {words}.**" in texts[".md"] and "| +1.84 " in texts[".md"]
+    assert words in texts[".tex"] and {row["varied"] for row in rows(texts[".csv"])} == {words}
+    assert words in " ".join(figures[0].get_suptitle().split())
+
+
 def colours(artist: Any) -> list[Any]:
     return [artist.get_color()] if hasattr(artist, "get_color") else []
 
@@ -173,6 +187,8 @@ def test_a_figure_has_a_point_after_each_task(tmp_path: Path) -> None:
     assert [int(row["after_task"]) for row in curve] == [1, 2, 3, 4, 5]
     assert {row["setting"] for row in curve} == {"aware"} and {float(row["mean"]) for row in curve} == {30.5}
     assert [row["paper_mean"] for row in curve] == ["", "", "", "", "54.23"]
+    assert [row["difference"] for row in curve[:4]] == [""] * 4 and [row["p"] for row in curve[:4]] == [""] * 4
+    assert float(curve[4]["difference"]) == pytest.approx(30.5 - 54.23) and 0 < float(curve[4]["p"]) < 1
 
 
 def test_runs_are_listed_with_their_state(tmp_path: Path) -> None:

@@ -4,16 +4,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from slimkern.experiments.sweeps.job import progress_of
+from slimkern.experiments.sweeps.job import Outcome, progress_of
 from slimkern.experiments.sweeps.local import LocalPool, slots
 from slimkern.experiments.sweeps.sweep import sweep
-from tests.experiments.sweeps.small_jobs import small_job
+from tests.experiments.sweeps.small_jobs import small_job, starts, until
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
@@ -28,13 +27,6 @@ from tests.experiments.sweeps.small_jobs import small_job
 folder = Path(sys.argv[1])
 sweep([small_job(folder / "long", epochs=10_000)], LocalPool(1, torch.device("cpu"), folder / "logs"))
 """
-
-
-def until(condition: object, what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():  # pyright: ignore[reportCallIssue]
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def workers(folder: Path) -> str:
@@ -54,12 +46,24 @@ def test_jobs_train_beside_each_other_and_one_that_fails_says_why(tmp_path: Path
 
 def test_a_job_that_is_killed_is_reported(tmp_path: Path) -> None:
     job = small_job(tmp_path / "run", epochs=LONG)
-    with LocalPool(1, CPU, tmp_path / "logs") as pool:
+    with LocalPool(1, CPU, tmp_path / "logs", retries=0) as pool:
         pool.start(job)
         until((job.folder / "last.pt").exists, "no checkpoint")
         os.kill(int(workers(job.folder).split()[1]), signal.SIGKILL)
         (outcome,) = pool.wait(60.0)
     assert outcome.failure == f"killed by SIGKILL; its output is in {tmp_path / 'logs' / 'run.log'}"
+
+
+def test_a_job_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    job, outcomes = small_job(tmp_path / "run", epochs=20), list[Outcome]()
+    with LocalPool(1, CPU, tmp_path / "logs", retries=1) as pool:
+        pool.start(job)
+        until((job.folder / "last.pt").exists, "no checkpoint")
+        os.kill(int(workers(job.folder).split()[1]), signal.SIGKILL)
+        until(lambda: bool(outcomes.extend(pool.wait(1.0)) or outcomes), "the job doesn't end")
+    assert outcomes == [Outcome(job)] and progress_of(job).kind == "finished"
+    begun, again = starts(job)
+    assert begun == (0, 0) < again
 
 
 def test_leaving_a_pool_ends_its_jobs(tmp_path: Path) -> None:
