@@ -21,7 +21,8 @@ from slimkern.experiments.progress import ProgressRecorder
 from slimkern.experiments.report import report as make_report
 from slimkern.experiments.reproduction.cells import cells
 from slimkern.experiments.reproduction.reproduce import run_table, train_missing, write_report
-from slimkern.experiments.reproduction.selection import TARGETS, Selection, TargetName
+from slimkern.experiments.reproduction.selection import Selection
+from slimkern.experiments.reproduction.targets import TARGETS, TargetName
 from slimkern.experiments.run import default_folder, run
 from slimkern.experiments.runs import group_by_seed, read_runs
 from slimkern.experiments.sweeps.sweep import refuse_failures
@@ -109,7 +110,9 @@ def reproduce(
     out: Path = Path("runs/reproduction"),
     dry_run: bool = False,
 ) -> None:
-    """Redo a table or figure of the ScrollNet paper: train what is missing, and report it beside the paper's figures.
+    """Redo a published table or figure: train what is missing, and report it beside the published figures.
+
+    table1, table2, figure4 and figure5 are those of the ScrollNet paper.
 
     Finished runs are only reported, and killed ones go on. Shortened runs are marked and never compared.
 

@@ -100,8 +100,8 @@ class TrainConfig:
     """What a step computes in: fp32, tf32, or bf16 and fp16 by autocast; weights stay float32."""
     recompute: bool = False
     """Keep only what goes between the network's stages and compute the rest again for the gradient: less memory."""
-    nonlinearity: NonlinearityName = "sigmoid"
-    """Of AutoActivator's nodes."""
+    nonlinearity: NonlinearityName | None = None
+    """Of AutoActivator's nodes: sigmoid, relu or tanh; by default sigmoid on pixels and relu on features."""
     features: str | None = None
     """AutoActivator: file of a frozen network, saved by torch.export, whose outputs stand for the pixels."""
     test_batch: int = 1
@@ -152,16 +152,18 @@ class TrainConfig:
 
     def _check_units(self) -> None:
         """What only AutoActivator takes, and what it doesn't."""
-        if self.method == "autoactivator":
-            if self.widths not in ((1,), (1.0,)) or self.search:
-                given = f"widths={self.widths}" if not self.search else "search=True"
-                raise ConfigError(
-                    f"{given}: autoactivator has neither widths nor rates; give --widths 1 and no --search"
-                )
+        if self.method != "autoactivator":
+            for name in ("nonlinearity", "features", "test_batch", "homogeneous"):
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ConfigError(f"{name}={getattr(self, name)!r} is for method autoactivator, not {self.method}")
             return
-        for name in ("nonlinearity", "features", "test_batch", "homogeneous"):
+        if self.widths not in ((1,), (1.0,)):
+            raise ConfigError(f"widths={self.widths}: autoactivator has no widths; give --widths 1")
+        for name in _OF_TRAINING:
             if getattr(self, name) != getattr(type(self), name):
-                raise ConfigError(f"{name}={getattr(self, name)!r} is for method autoactivator, not {self.method}")
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r}: autoactivator trains no network and keeps no images; leave it out"
+                )
 
     def learning_rate_at(self, epoch: int) -> float:
         """Learning rate of an epoch of any task, counted from 0."""
@@ -183,9 +185,14 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "protocol": get_args(Protocol),
     "scroll": get_args(ScrollName),
     "precision": get_args(PrecisionName),
-    "nonlinearity": get_args(NonlinearityName),
+    "nonlinearity": (None, *get_args(NonlinearityName)),
     "homogeneous": get_args(Homogeneity),
 }
+_OF_TRAINING = (
+    "augmentation", "model", "channels", "exemplars", "exemplars_per_class", "selection", "widths_per_step", "scroll",
+    "scroll_step", "protocol", "search", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay",
+    "decay_at", "decay_by", "clip", "precision", "recompute",
+)  # fmt: skip
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
     "tasks": (1, _MANY),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimkern.continual.metrics import Counts
+from slimkern.experiments.batch_answers import batch_counts, protocol
 from slimkern.experiments.run_folder import RunFolder
 
 METHOD_NAMES = {
@@ -49,11 +50,14 @@ class Run:
         name: the name of its folder.
         config: its resolved configuration.
         counts: its counts so far; None before the first task is finished.
+        in_batches: the same with task-agnostic answers to batches of test images, for a run of AutoActivator's that
+            asks for batches.
     """
 
     name: str
     config: dict[str, Any]
     counts: Counts | None
+    in_batches: Counts | None = None
 
     @property
     def finished_tasks(self) -> int:
@@ -93,6 +97,10 @@ class Group:
         """The metric of every run, stacked along a new first axis; empty before the first task is finished."""
         return np.array([metric(run.counts) for run in self.runs if run.counts and run.finished_tasks])
 
+    def measure_in_batches(self, metric: Callable[[Counts], Any]) -> NDArray[np.float64]:
+        """The same of answers to batches; empty for runs whose test images are judged alone."""
+        return np.array([metric(run.in_batches) for run in self.runs if run.in_batches and run.finished_tasks])
+
 
 def read_runs(folders: Iterable[Path]) -> list[Run]:
     """Reads the runs of these folders.
@@ -100,8 +108,7 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
     Raises:
         RunFolderError: if one of them isn't a run folder or is damaged.
     """
-    found = [RunFolder.read(folder) for folder in folders]
-    return [Run(folder.path.resolve().name, folder.config, folder.counts()) for folder in found]
+    return [_read(RunFolder.read(folder)) for folder in folders]
 
 
 def group_by_seed(runs: Sequence[Run]) -> list[Group]:
@@ -119,6 +126,14 @@ def group_by_seed(runs: Sequence[Run]) -> list[Group]:
         _refuse_equal_seeds(alike)
     told = _keys_that_tell_apart([alike[0].config for alike in members.values()])
     return [_group(tuple(alike), told) for alike in members.values()]
+
+
+def _read(folder: RunFolder) -> Run:
+    config, counts = folder.config, folder.counts()
+    in_batches = None
+    if counts is not None and protocol(config) is not None:
+        in_batches = batch_counts(counts, folder.events(), config["homogeneous"], config["test_batch"])
+    return Run(folder.path.resolve().name, config, counts, in_batches)
 
 
 def _group(runs: tuple[Run, ...], told: Sequence[str]) -> Group:

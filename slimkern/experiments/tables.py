@@ -19,6 +19,7 @@ from slimkern.continual.metrics import (
     backward_transfer,
     forgetting,
 )
+from slimkern.experiments.batch_answers import protocol
 from slimkern.experiments.optional import load_extra
 from slimkern.experiments.runs import Group
 
@@ -122,7 +123,8 @@ def closing_table(groups: Sequence[Group]) -> Table:
     """One row a group: what it reached at width 1.0 after the last task learned, mean ± std over n seeds.
 
     Average accuracy, task-agnostic and task-aware; average incremental accuracy, forgetting and backward transfer, all
-    task-agnostic.
+    task-agnostic. Where an AutoActivator was to be tested in batches, also how, and the average accuracy of that: all
+    other columns are of images judged alone.
     """
     columns: dict[str, Callable[[Counts], float]] = {
         "agnostic": lambda counts: average_accuracy(counts, "agnostic")[-1],
@@ -131,11 +133,17 @@ def closing_table(groups: Sequence[Group]) -> Table:
         "forgetting": lambda counts: forgetting(counts, "agnostic")[-1],
         "transfer": lambda counts: backward_transfer(counts, "agnostic")[-1],
     }
-    rows = ((*_identity(group), *(Spread.of(group.measure(metric)) for metric in columns.values())) for group in groups)
+    rows = [(*_identity(group), *(Spread.of(group.measure(metric)) for metric in columns.values())) for group in groups]
+    if not any(protocol(group.runs[0].config) for group in groups):
+        return Table(TITLE, (*IDENTITY, *columns), tuple(rows))
+    in_batches = [
+        (protocol(group.runs[0].config) or "of 1", Spread.of(group.measure_in_batches(columns["agnostic"])))
+        for group in groups
+    ]
+    headers = (*IDENTITY, "test batches", "in batches", *columns)
+    named = zip(rows, in_batches, strict=True)
     return Table(
-        TITLE,
-        (*IDENTITY, *columns),
-        tuple(rows),
+        f"{TITLE}. All but `in batches` of single images", headers, tuple((*r[:3], *b, *r[3:]) for r, b in named)
     )
 
 

@@ -43,6 +43,19 @@ def test_unfinished_runs_are_marked_and_kept_apart() -> None:
     assert [str(cell) for cell in rows[2][3:]] == ["n/a"] * 5
 
 
+def test_answers_to_batches_stand_beside_those_to_single_images() -> None:
+    alone = run(0, [[8]], [[4], [8]])
+    config = {**alone.config, "method": "autoactivator", "test_batch": 100, "homogeneous": "task"}
+    batches = run(0, [[9]], [[9], [7]]).counts
+    table = closing_table(group_by_seed([Run("units", config, alone.counts, batches), run(1, [[6]], [[4], [6]])]))
+    assert table.headers[3:6] == ("test batches", "in batches", "agnostic")
+    assert [[str(cell) for cell in row[3:7]] for row in table.rows] == [
+        ["of 100, all of one task", "80.00", "60.00", "70.00"],
+        ["of 1", "n/a", "50.00", "60.00"],
+    ]
+    assert table.title.endswith("All but `in batches` of single images")
+
+
 def test_width_table_has_a_column_a_width_and_skips_plain_networks() -> None:
     table = width_table(group_by_seed([run(0, [[8]]), run(0, [[5, 7]], widths=BOTH)]))
     assert table.headers[-2:] == ("width 0.5", "width 1")

@@ -25,6 +25,10 @@ class AutoActivator(Method):
             configuration networks (Wang & Li 2017).
         scale: lambda: random biases are uniform up to it to either side, weights up to lambda / sqrt(M) for M inputs,
             which are standardised.
+        draws: how often candidates are drawn for a recruitment before the unit ends because none passes.
+        true_fall: 1 takes the candidate by which the residual falls most together with the nodes that are there, 0 the
+            one with the largest indicator, xi, which sees it by itself.
+        copies: candidates that are nodes copied from earlier units rather than drawn.
         patience: recruitments without a smaller residual on the held-out samples before a unit goes back to its best.
     """
 
@@ -34,14 +38,24 @@ class AutoActivator(Method):
     target: float = 0.99
     ratio: float = 0.9
     scale: float = 5.0
+    draws: float = 3
+    true_fall: float = 1
+    copies: float = 0
     patience: float = 3
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "candidates", "limit", "patience"):
+        for name in ("nodes", "candidates", "limit", "draws", "patience"):
             value = getattr(self, name)
             if value < 1 or value != int(value):
                 raise ConfigError(f"option {name}={value:g} of AutoActivator must be a whole number above 0")
         if self.nodes > self.limit:
             raise ConfigError(f"option nodes={self.nodes:g} of AutoActivator must be at most its limit={self.limit:g}")
+        if self.true_fall not in (0, 1):
+            raise ConfigError(f"option true_fall={self.true_fall:g} of AutoActivator must be 0 or 1")
+        if not 0 <= self.copies <= self.candidates or self.copies != int(self.copies):
+            raise ConfigError(
+                f"option copies={self.copies:g} of AutoActivator must be a whole number, at most its "
+                f"candidates={self.candidates:g}"
+            )
         if not 0 < self.ratio < 1:
             raise ConfigError(f"option ratio={self.ratio} of AutoActivator must lie between 0 and 1")

@@ -7,12 +7,14 @@ pseudo-inverse block by block (Eqs. 8 to 10), and stable.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slimkern.continual.config import ConfigError
 from slimkern.continual.methods.autoactivator import AutoActivator
 from slimkern.continual.units.scan import Nonlinearity, explained, node_outputs, scan
 from slimkern.continual.units.unit import Unit, confidence
@@ -35,8 +37,9 @@ class Recruitment:
 
     Attributes:
         nodes: of the unit afterwards.
-        ratio: r at which candidates passed.
+        ratio: r at which candidates passed; 1 where none did, and the best one was taken to have any.
         passed: how many of them did.
+        draws: how often candidates were drawn for it.
         residual: squared residual on the training samples, a sample.
         held_out_residual: the same on the held-out samples; None without any.
         accuracy: on the training samples, from 0 to 1.
@@ -45,6 +48,7 @@ class Recruitment:
     nodes: int
     ratio: float
     passed: int
+    draws: int
     residual: float
     held_out_residual: float | None
     accuracy: float
@@ -57,13 +61,27 @@ class Recruiter:
         residual: E, [N, C].
         basis: Q, [N, L].
         history: the steps so far.
+
+    Args:
+        train: the task's training samples.
+        held_out: those that tell when to stop; may be none.
+        classes: of the task.
+        rules: how nodes are recruited.
+        nonlinearity: of the nodes.
+        earlier: units whose nodes may be copied, where the rules ask for copies.
     """
 
     def __init__(
-        self, train: Samples, held_out: Samples, classes: range, rules: AutoActivator, nonlinearity: Nonlinearity
+        self,
+        train: Samples,
+        held_out: Samples,
+        classes: range,
+        rules: AutoActivator,
+        nonlinearity: Nonlinearity,
+        earlier: Sequence[Unit] = (),
     ) -> None:
         self._train, self._held_out, self._classes = train, held_out, classes
-        self._rules, self._nonlinearity = rules, nonlinearity
+        self._rules, self._nonlinearity, self._earlier = rules, nonlinearity, earlier
         self._targets, self._held_out_targets = (
             F.one_hot(own.labels, len(classes)).to(own.inputs.dtype) for own in (train, held_out)
         )
@@ -77,38 +95,48 @@ class Recruiter:
     def recruit(self) -> bool:
         """Draw candidates, and take the nodes of the best one that passes.
 
-        Random numbers come from torch's global generator.
+        Where none does they are drawn anew, `draws` times in all. A unit that would stay empty takes the best one of
+        the last draw all the same. Random numbers come from torch's global generator.
 
         Returns:
-            Whether one did.
+            Whether nodes were taken.
+
+        Raises:
+            ConfigError: no candidate of an empty unit explains anything at all.
         """
-        rules, inputs = self._rules, self._train.inputs
-        shape = (int(rules.candidates), int(rules.nodes), inputs.shape[1])
-        weights = (torch.rand(shape, dtype=inputs.dtype, device=inputs.device) * 2 - 1) * rules.scale / shape[-1] ** 0.5
-        biases = (torch.rand(shape[:2], dtype=inputs.dtype, device=inputs.device) * 2 - 1) * rules.scale
-        against = torch.cat([self.residual, self.basis], 1)
-        grams, crosses = scan(inputs, against, weights, biases, self._nonlinearity)
-        crosses, inside = crosses.split([len(self._classes), self.basis.shape[1]], 2)
-        drops, falls = explained(grams, crosses), explained(grams, crosses, inside)
         lengths = self.residual.double().square().sum(0)
-        passing = choose(drops, falls.sum(1), lengths, len(self._biases) + shape[1], rules.ratio)
-        if passing is None:
+        # A class that is learned to the last digit has nothing left that a candidate could explain.
+        left = lengths > torch.finfo(self.residual.dtype).eps * self._targets.double().square().sum(0)
+        for draw in range(1, int(self._rules.draws) + 1):
+            weights, biases = self._candidates()
+            drops, scores = self._scanned(weights, biases)
+            count = len(self._biases) + int(self._rules.nodes)
+            found = choose(drops[:, left], scores, lengths[left], count, self._rules.ratio)
+            if found is not None and self._add(weights[found[0]], biases[found[0]]):
+                self._note(*found[1:], draw)
+                return True
+        if self.history:
             return False
-        best, ratio, passed = passing
+        best = int(scores.argmax())
         if not self._add(weights[best], biases[best]):
-            return False
-        self._note(ratio, passed)
+            raise ConfigError(
+                f"classes {self._classes.start} to {self._classes.stop - 1}: no node of {draw} draws explains anything "
+                "of them; try another nonlinearity or scale, or look at what the features give"
+            )
+        self._note(1.0, 0, draw)
         return True
 
-    def done(self) -> bool:
-        """Whether the unit is full or good enough, or has long not become better on the held-out samples."""
+    def ended(self) -> str | None:
+        """Why no more nodes are wanted: the limit, the target or the held-out samples; None while they are."""
         if not self.history:
-            return False
+            return None
         held_out = [step.held_out_residual for step in self.history if step.held_out_residual is not None]
+        if self.history[-1].accuracy >= self._rules.target:
+            return "target"
+        if len(self._biases) + int(self._rules.nodes) > min(int(self._rules.limit), len(self._train.labels)):
+            return "limit"
         stale = bool(held_out) and len(held_out) - held_out.index(min(held_out)) > self._rules.patience
-        most = min(int(self._rules.limit), len(self._train.labels))
-        full = len(self._biases) + int(self._rules.nodes) > most
-        return full or stale or self.history[-1].accuracy >= self._rules.target
+        return "held-out samples" if stale else None
 
     def unit(self) -> Unit:
         """The unit at the smallest held-out residual, or without held-out samples as it is."""
@@ -119,6 +147,29 @@ class Recruiter:
         threshold = float(confidence(outputs).mean())
         nodes = self._weights[:count].clone(), self._biases[:count].clone()
         return Unit(*nodes, self._read_out(count), self._classes.start, threshold)
+
+    def _candidates(self) -> tuple[Tensor, Tensor]:
+        """Weights [T, l, M] and biases [T, l], the first of them copies where the rules ask for some."""
+        rules, inputs = self._rules, self._train.inputs
+        like = {"dtype": inputs.dtype, "device": inputs.device}
+        shape = (int(rules.candidates), int(rules.nodes), inputs.shape[1])
+        weights = (torch.rand(shape, **like) * 2 - 1) * rules.scale / shape[-1] ** 0.5
+        biases = (torch.rand(shape[:2], **like) * 2 - 1) * rules.scale
+        if sum(len(unit.biases) for unit in self._earlier) >= shape[1]:
+            known = torch.cat([unit.weights for unit in self._earlier]), torch.cat([u.biases for u in self._earlier])
+            for copy in range(int(rules.copies)):
+                chosen = torch.randperm(len(known[1]), device=inputs.device)[: shape[1]]
+                weights[copy], biases[copy] = known[0][chosen], known[1][chosen]
+        return weights, biases
+
+    def _scanned(self, weights: Tensor, biases: Tensor) -> tuple[Tensor, Tensor]:
+        """What each candidate explains of each class by itself [T, C], and its score [T]."""
+        against = torch.cat([self.residual, self.basis], 1)
+        grams, crosses = scan(self._train.inputs, against, weights, biases, self._nonlinearity)
+        crosses, inside = crosses.split([len(self._classes), self.basis.shape[1]], 2)
+        drops = explained(grams, crosses)
+        # xi is the drop less the same for all candidates, so its order is that of the drops.
+        return drops, (explained(grams, crosses, inside) if self._rules.true_fall else drops).sum(1)
 
     def _add(self, weights: Tensor, biases: Tensor) -> bool:
         """Take nodes in, less those that depend on the others; whether any was left."""
@@ -146,7 +197,7 @@ class Recruiter:
         projections = self.basis[:, :count].t() @ self._targets
         return torch.linalg.solve_triangular(self._triangle[:count, :count], projections, upper=True)
 
-    def _note(self, ratio: float, passed: int) -> None:
+    def _note(self, ratio: float, passed: int, draws: int) -> None:
         count, held_out = len(self._biases), None
         if len(self._held_out.labels):
             outputs = node_outputs(self._weights, self._biases, self._held_out.inputs, self._nonlinearity).t()
@@ -155,18 +206,18 @@ class Recruiter:
         answers = (self._targets - self.residual).argmax(1)
         residual = float(self.residual.square().sum() / len(self.residual))
         accuracy = float((answers == self._train.labels).double().mean())
-        self.history.append(Recruitment(count, ratio, passed, residual, held_out, accuracy))
+        self.history.append(Recruitment(count, ratio, passed, draws, residual, held_out, accuracy))
 
 
-def choose(drops: Tensor, falls: Tensor, lengths: Tensor, nodes: int, ratio: float) -> tuple[int, float, int] | None:
-    """The candidate by which the residual falls most, among those whose indicator xi is positive for every class.
+def choose(drops: Tensor, scores: Tensor, lengths: Tensor, nodes: int, ratio: float) -> tuple[int, float, int] | None:
+    """The candidate with the highest score, among those whose indicator xi is positive for every class.
 
     xi_c = drop_c - (1 - r - mu) |e_c|^2 with mu = (1 - r) / (L + 1) (Eqs. 7 and 15). Where none passes at r, 0.9 say, r
     = 0.99, 0.999 ... are tried on the same candidates.
 
     Args:
-        drops: what each explains of each class by itself, [T, C].
-        falls: what it explains together with the nodes that are there, [T].
+        drops: what each explains of each class by itself, [T, C]. Without classes, nothing is left to explain.
+        scores: how good each is, [T].
         lengths: squared residual of each class, [C].
         nodes: L, those of the unit with the candidate's.
         ratio: the first r.
@@ -174,10 +225,12 @@ def choose(drops: Tensor, falls: Tensor, lengths: Tensor, nodes: int, ratio: flo
     Returns:
         Its number, the r at which it passed, and how many did; None if none passes at any.
     """
+    if not len(lengths):
+        return None
     for level in range(_LEVELS):
         slack = (1 - ratio) * 0.1**level
         passes = (drops - slack * nodes / (nodes + 1) * lengths > 0).all(1)
         if passes.any():
-            best = falls.masked_fill(~passes, -torch.inf).argmax()
+            best = scores.masked_fill(~passes, -torch.inf).argmax()
             return int(best), 1 - slack, int(passes.sum())
     return None

@@ -55,7 +55,8 @@ class UnitTrainer:
         rules = make_method(config)
         assert isinstance(rules, AutoActivator)
         self.config, self._rules, self._device = config, rules, device
-        self._nonlinearity = NONLINEARITIES[config.nonlinearity]
+        default = "sigmoid" if features is None else "relu"
+        self._nonlinearity = NONLINEARITIES[config.nonlinearity or default]
         self._features = _frozen(features, device)
         self._augmentation = Augmentation.named("none", dataset.mean, dataset.std, device)
         self.tasks = build_tasks(
@@ -67,6 +68,11 @@ class UnitTrainer:
             seed=config.seed,
             validation=config.validation,
         )
+        if any(len(task.classes) == 1 for task in self.tasks):
+            raise ConfigError(
+                f"tasks={config.tasks} of {sum(len(task.classes) for task in self.tasks)} classes: a task of one class "
+                "gives its unit nothing to tell apart, and confidence 0 on every image; autoactivator needs two a task"
+            )
         fewest = min(len(task.train) for task in self.tasks)
         if fewest < rules.nodes:
             raise ConfigError(f"option nodes={rules.nodes:g}: a task has only {fewest} training images")
@@ -98,14 +104,15 @@ class UnitTrainer:
         start = time.perf_counter()
         seed_for(self.config.seed, _TASK, task.index)
         train, held_out = (self._samples(part, task.classes.start) for part in (task.train, task.validation))
-        recruiter = Recruiter(train, held_out, task.classes, self._rules, self._nonlinearity)
-        while not recruiter.done() and recruiter.recruit():
+        recruiter = Recruiter(train, held_out, task.classes, self._rules, self._nonlinearity, self.units)
+        while (ended := recruiter.ended()) is None and recruiter.recruit():
             recorder.step_launched(task.index, 0, len(recruiter.history))
         unit = recruiter.unit()
         self.units.append(unit)
-        residual = recruiter.history[-1].residual if recruiter.history else 1.0
+        residual = recruiter.history[-1].residual
         steps = [asdict(step) for step in recruiter.history]
-        recorder.noted("recruited", {"task": task.index, "nodes": len(unit.biases), "steps": steps})
+        told = {"task": task.index, "nodes": len(unit.biases), "ended": ended or "no candidate", "steps": steps}
+        recorder.noted("recruited", told)
         correct = (unit.outputs(held_out.inputs, self._nonlinearity).argmax(1) == held_out.labels).double()
         accuracy = 100 * float(correct.mean()) if len(correct) else None
         seconds = time.perf_counter() - start

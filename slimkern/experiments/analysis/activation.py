@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from slimkern.continual.metrics import average_accuracy
+from slimkern.continual.metrics import Counts, average_accuracy, average_incremental_accuracy, backward_transfer
 from slimkern.experiments.analysis.movement import Events, by_task
+from slimkern.experiments.batch_answers import KINDS, batch_counts, protocol
 from slimkern.experiments.optional import load_extra
 from slimkern.experiments.plots import STYLE, save_figure
 from slimkern.experiments.runs import Group
 from slimkern.experiments.tables import Spread, Table
 
-KINDS = {"task": "all of one task", "class": "all of one class", "none": "mixed"}
 COLOURS = {"task": "#0072B2", "class": "#E69F00", "none": "#7F7F7F"}
+
+
+def last_average(counts: Counts) -> float:
+    """Average accuracy after the last task learned."""
+    return float(average_accuracy(counts, "agnostic")[-1])
+
+
+def _incremental(counts: Counts) -> float:
+    return average_incremental_accuracy(counts, "agnostic")
+
+
+def _transfer(counts: Counts) -> float:
+    return float(backward_transfer(counts, "agnostic")[-1])
 
 
 @dataclass(frozen=True)
 class Activation:
-    """What a group's last finished task left.
+    """What a group answers to batches.
 
     Attributes:
         group: the runs.
         sizes: of the test batches.
-        accuracies: by kind of batch, average over tasks in percent, float64 [runs, sizes].
+        counts: those of each run, by kind and size of batch.
         nodes: of all units of each run.
     """
 
     group: Group
     sizes: tuple[int, ...]
-    accuracies: dict[str, NDArray[np.float64]]
+    counts: dict[tuple[str, int], list[Counts]]
     nodes: tuple[int, ...]
 
     @classmethod
@@ -44,28 +56,39 @@ class Activation:
         told = [by_task(own, "activated") for own in events]
         if not all(told):
             return None
-        last = [own[max(own)] for own in told]
-        sizes = tuple(sorted(map(int, last[0]["correct"]["none"])))
-        accuracies = {kind: np.array([[_average(own, kind, size) for size in sizes] for own in last]) for kind in KINDS}
+        sizes = tuple(sorted(map(int, told[0][0]["correct"]["none"])))
+        counts = {
+            (kind, size): [
+                batch_counts(run.counts, own, kind, size)
+                for run, own in zip(group.runs, events, strict=True)
+                if run.counts
+            ]
+            for kind in KINDS
+            for size in sizes
+        }
         nodes = tuple(sum(unit["nodes"] for unit in by_task(own, "recruited").values()) for own in events)
-        return cls(group, sizes, accuracies, nodes)
+        return cls(group, sizes, counts, nodes)
 
-    def at(self, kind: str, size: int) -> Spread:
-        """Over the runs, for one kind and size of batch."""
-        return Spread.of(self.accuracies[kind][:, self.sizes.index(size)])
+    def at(self, kind: str, size: int, metric: Callable[[Counts], float] = last_average) -> Spread:
+        """Over the runs, for one kind and size of batch: by default the average accuracy after the last task."""
+        return Spread.of([metric(counts) for counts in self.counts[kind, size]])
 
 
 def activation_table(activations: Sequence[Activation]) -> Table:
-    """One row a group: accuracy under its own test protocol, and beside it image by image and with the task known."""
+    """One row a group: metrics under its own test protocol, and beside them image by image and with the task known."""
     rows = []
     for own in activations:
         config = own.group.runs[0].config
         size, kind = config["test_batch"], config["homogeneous"]
         aware = Spread.of(own.group.measure(lambda counts: average_accuracy(counts, "aware")[-1]))
-        protocol = f"batches of {size}, {KINDS[kind]}" if size > 1 else "image by image"
-        nodes = Spread.of(own.nodes)
-        rows.append((own.group.label, len(own.nodes), protocol, own.at(kind, size), own.at("none", 1), aware, nodes))
-    headers = ("run", "n", "test protocol", "accuracy", "image by image", "task-aware", "nodes")
+        named = protocol(config)
+        under = [own.at(kind, size, metric) for metric in (last_average, _incremental, _transfer)]
+        single = own.at("none", 1)
+        words = f"batches {named}" if named else "image by image"
+        rows.append((own.group.label, len(own.nodes), words, *under, single, aware, Spread.of(own.nodes)))
+    headers = (
+        "run", "n", "test protocol", "accuracy", "incremental", "transfer", "image by image", "task-aware", "nodes",
+    )  # fmt: skip
     return Table("AutoActivator: average accuracy after the last task learned, percent", headers, tuple(rows))
 
 
@@ -107,10 +130,11 @@ def _draw_panel(panel: Any, own: Activation) -> None:
     aware = own.group.measure(lambda counts: average_accuracy(counts, "aware")[-1]).mean()
     panel.axhline(aware, color="#009E73", linestyle=(0, (4, 2)), linewidth=1.2, label="task known")
     for kind, words in KINDS.items():
-        mean = own.accuracies[kind].mean(0)
+        spreads = [own.at(kind, size) for size in own.sizes]
+        mean = np.array([spread.mean for spread in spreads])
         panel.plot(own.sizes, mean, marker="o", color=COLOURS[kind], label=words)
         if len(own.nodes) > 1:
-            std = own.accuracies[kind].std(0, ddof=1)
+            std = np.array([spread.std for spread in spreads])
             panel.fill_between(own.sizes, mean - std, mean + std, color=COLOURS[kind], alpha=0.18, linewidth=0)
     panel.set_xscale("log")
     panel.set_xticks(own.sizes, [str(size) for size in own.sizes], fontsize=8)
@@ -118,8 +142,3 @@ def _draw_panel(panel: Any, own: Activation) -> None:
     panel.set_xlabel("images in a test batch")
     title = f"{own.group.label}, {own.group.runs[0].config['data']} (n\u00a0=\u00a0{len(own.nodes)})"
     panel.set_title(fill(title, 60), fontsize=9)
-
-
-def _average(event: dict[str, Any], kind: str, size: int) -> float:
-    correct = event["correct"][kind][str(size)]
-    return float(np.mean([100 * own / total for own, total in zip(correct, event["images"], strict=True)]))

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from slimkern.continual.metrics import Setting
 from slimkern.continual.tasks import split_sizes
-from slimkern.experiments.reproduction.published import Published, find, published
-from slimkern.experiments.reproduction.selection import FULL, SYSTEM, VARIANTS, Selection, Target
+from slimkern.experiments.reproduction.published import Judged, Published, find, published
+from slimkern.experiments.reproduction.selection import Selection
+from slimkern.experiments.reproduction.targets import FULL, VARIANTS, Split, Target
 from slimkern.experiments.runs import METHOD_NAMES
 from slimkern.experiments.sweeps.job import Job
 
@@ -20,17 +20,22 @@ class Cell:
 
     Attributes:
         method: the method as papers write it.
-        variant: as the paper calls the number of widths.
-        tasks: number of tasks.
+        variant: as the paper calls the number of widths; empty for other systems than ScrollNet.
+        split: of the classes.
         jobs: one a seed.
-        published: what the paper has here, by setting, where it has something.
+        published: what the paper has here, by how test images are judged, where it has something.
     """
 
     method: str
     variant: str
-    tasks: int
+    split: Split
     jobs: tuple[Job, ...]
-    published: dict[Setting, Published]
+    published: dict[Judged, Published]
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return self.split.tasks
 
 
 def cells(
@@ -48,37 +53,43 @@ def cells(
     Raises:
         ConfigError, TaskError: a configuration that can't be run.
     """
+    selection.check(target)
     shortened, variations = selection.shortened(target), selection.variations()
-    for tasks in selection.all_splits():
-        split_sizes(shortened.get("classes", target.full["classes"]), tasks)
+    for split in selection.all_splits(target):
+        split_sizes(shortened.get("classes", target.full["classes"]), split.tasks, split.first_task_classes)
     out, root = out.resolve(), None if root is None else root.resolve()
 
-    def cell(tasks: int, method: str, width: int) -> Cell:
-        exemplars = _exemplars(method)
-        changes: dict[str, Any] = {"data": target.dataset, "tasks": tasks, "method": method, "widths": (float(width),)}
+    def cell(split: Split, method: str, width: int) -> Cell:
+        exemplars = _exemplars(target, method)
+        changes: dict[str, Any] = {
+            "data": split.dataset, "tasks": split.tasks, "method": method, "widths": (float(width),)
+        }  # fmt: skip
+        changes |= {"first_task_classes": split.first_task_classes, **target.changes}
         changes |= shortened | variations | ({"exemplars": exemplars} if exemplars else {})
-        stem = "-".join([target.dataset, str(tasks), method, "widths", str(width)])
+        first = [] if split.first_task_classes is None else ["first", str(split.first_task_classes)]
+        stem = "-".join([split.dataset, str(split.tasks), *first, method, "widths", str(width)])
         ending = "".join(f"-{name}-{value}" for name, value in (shortened | variations).items())
         jobs = tuple(
             Job(replace(FULL, seed=seed, **changes), out / f"{stem}-seed-{seed}{ending}", root, device)
-            for seed in selection.seeds
+            for seed in selection.all_seeds(target)
         )
-        variant = VARIANTS[width]
-        known: dict[Setting, Published] = {}
-        for setting in target.settings:
-            row = find(SYSTEM, target.dataset, method, variant, setting, tasks, exemplars)
+        variant = VARIANTS[width] if len(target.widths) > 1 else ""
+        known: dict[Judged, Published] = {}
+        for judged in target.judged:
+            names = (target.system, split.dataset, method, variant, judged, split.tasks, exemplars)
+            row = find(*names, split.first_task_classes, target.metric)
             if row is not None:
-                known[setting] = row
-        return Cell(METHOD_NAMES.get(method, method), variant, tasks, jobs, known)
+                known[judged] = row
+        return Cell(METHOD_NAMES.get(method, method), variant, split, jobs, known)
 
     return [
-        cell(tasks, method, width)
-        for tasks in selection.all_splits()
-        for method in selection.all_methods()
-        for width in sorted(selection.widths)
+        cell(split, method, width)
+        for split in selection.all_splits(target)
+        for method in selection.all_methods(target)
+        for width in selection.all_widths(target)
     ]
 
 
-def _exemplars(method: str) -> int:
+def _exemplars(target: Target, method: str) -> int:
     """How many the paper keeps for this method."""
-    return next((row.exemplars for row in published(SYSTEM) if row.method == method), 0)
+    return next((row.exemplars for row in published(target.system) if row.method == method), 0)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slimkern.continual.metrics import Counts, Setting, average_accuracy
+from slimkern.continual.metrics import Counts, average_accuracy
 from slimkern.experiments.optional import load_extra
 from slimkern.experiments.reproduction.cells import Cell
-from slimkern.experiments.reproduction.published import Published
-from slimkern.experiments.run_folder import CONFIG, RunFolder
+from slimkern.experiments.reproduction.published import Judged, Published
+from slimkern.experiments.reproduction.targets import Target
+from slimkern.experiments.run_folder import CONFIG
+from slimkern.experiments.runs import Run, read_runs
 from slimkern.experiments.tables import Spread
 
 RUNS_IF_UNSTATED = 3
@@ -26,20 +28,23 @@ class Comparison:
 
     Attributes:
         cell: the cell.
-        setting: whether the task of a test image is told.
-        curves: average accuracy after each task in percent, float64 [finished runs, tasks].
+        setting: how test images are judged.
+        curves: accuracy after each task in percent, float64 [finished runs, tasks]: the average over tasks, or over
+            images where the target's images weigh the same.
         comparable: whether the runs were trained as the paper's were; else there is no difference and no test.
+        incremental: whether the figure is the mean of the curve, not its end.
     """
 
     cell: Cell
-    setting: Setting
+    setting: Judged
     curves: NDArray[np.float64]
     comparable: bool
+    incremental: bool = False
 
     @property
     def ours(self) -> Spread:
-        """Average accuracy after the last task, over the finished runs."""
-        return Spread.of(self.curves[:, -1])
+        """Over the finished runs: the accuracy after the last task, or the average incremental accuracy."""
+        return Spread.of(self.curves.mean(1) if self.incremental else self.curves[:, -1])
 
     @property
     def runs(self) -> str:
@@ -93,24 +98,34 @@ class WelchTest:
         return cls(z, float(2 * special.stdtr(freedom, -abs(z))))
 
 
-def compare(cells: Sequence[Cell], settings: Sequence[Setting], comparable: bool) -> list[Comparison]:
-    """Reads the run folders; a comparison for each cell and setting.
+def compare(cells: Sequence[Cell], target: Target, comparable: bool) -> list[Comparison]:
+    """Reads the run folders; a comparison for each cell and way of judging.
 
     Raises:
         RunFolderError: a folder is damaged or of another format version.
     """
+    incremental = target.metric == "average incremental accuracy"
     return [
-        Comparison(cell, setting, _curves(cell, counts, setting), comparable)
+        Comparison(cell, judged, _curves(cell, runs, judged, target.by_image), comparable, incremental)
         for cell in cells
-        for counts in [_finished(cell)]
-        for setting in settings
+        for runs in [_finished(cell)]
+        for judged in target.judged
     ]
 
 
-def _finished(cell: Cell) -> list[Counts]:
-    found = [RunFolder.read(job.folder).counts() for job in cell.jobs if (job.folder / CONFIG).exists()]
-    return [counts for counts in found if counts is not None and counts.complete]
+def _finished(cell: Cell) -> list[Run]:
+    return [run for run in read_runs(job.folder for job in cell.jobs if (job.folder / CONFIG).exists()) if run.complete]
 
 
-def _curves(cell: Cell, counts: Sequence[Counts], setting: Setting) -> NDArray[np.float64]:
-    return np.array([average_accuracy(own, setting) for own in counts]).reshape(-1, cell.tasks)
+def _curves(cell: Cell, runs: Sequence[Run], judged: Judged, by_image: bool) -> NDArray[np.float64]:
+    counts = [run.in_batches if judged == "batches" else run.counts for run in runs]
+    curves = [_curve(own, judged, by_image) for own in counts if own is not None]
+    return np.array(curves).reshape(-1, cell.tasks)
+
+
+def _curve(counts: Counts, judged: Judged, by_image: bool) -> NDArray[np.float64]:
+    setting = "aware" if judged == "aware" else "agnostic"
+    if not by_image:
+        return average_accuracy(counts, setting)
+    correct = getattr(counts, setting)[:, :, -1].sum(1)
+    return 100 * correct / np.cumsum(counts.totals)[: len(correct)]

@@ -12,10 +12,10 @@ import numpy as np
 from slimkern.experiments.optional import load_extra
 from slimkern.experiments.plots import METHOD_COLOURS, OTHER_COLOUR, STYLE, WIDTH_DASHES, save_figure
 from slimkern.experiments.reproduction.comparison import Comparison
-from slimkern.experiments.reproduction.selection import VARIANTS
-from slimkern.experiments.reproduction.texts import Report
+from slimkern.experiments.reproduction.targets import VARIANTS
+from slimkern.experiments.reproduction.texts import WORDS, Report
 
-MARKERS = dict(zip(VARIANTS.values(), "osD", strict=True))
+MARKERS = {"": "o", **dict(zip(VARIANTS.values(), "osD", strict=True))}
 DASHES = {variant: WIDTH_DASHES[count] for count, variant in VARIANTS.items()}
 PAPER_COLOUR = "#999999"
 
@@ -41,24 +41,24 @@ def draw(report: Report, path: Path) -> None:
 
 def _points(report: Report) -> Any:
     """A panel for each setting and split; methods side by side, networks in their order."""
-    settings = list(dict.fromkeys(c.setting for c in report.comparisons))
-    splits = list(dict.fromkeys(c.cell.tasks for c in report.comparisons))
+    settings = list(report.target.judged)
+    splits = list(dict.fromkeys(c.cell.split for c in report.comparisons))
     methods = list(dict.fromkeys(c.cell.method for c in report.comparisons))
     variants = list(dict.fromkeys(c.cell.variant for c in report.comparisons))
     figure, panels = _panels(len(settings), len(splits), max(3.4, 1.0 + 0.62 * len(methods)), 3.0)
     for c in report.comparisons:
-        panel = panels[settings.index(c.setting)][splits.index(c.cell.tasks)]
+        panel = panels[settings.index(c.setting)][splits.index(c.cell.split)]
         place = methods.index(c.cell.method) + 0.26 * (variants.index(c.cell.variant) - (len(variants) - 1) / 2)
         _point(panel, place, c)
     for setting, row in zip(settings, panels, strict=True):
-        for tasks, panel in zip(splits, row, strict=True):
-            panel.set_title(f"Task-{setting}, {tasks} tasks")
+        for split, panel in zip(splits, row, strict=True):
+            panel.set_title(f"{WORDS[setting].capitalize()}, {split}")
             panel.set_xticks(range(len(methods)), methods)
             panel.set_xlim(-0.6, len(methods) - 0.4)
             panel.set_ylim(bottom=0)
     for row in panels:
         row[0].set_ylabel("average accuracy (%)")
-    samples = [_sample(marker=MARKERS[v], label=v, color="black", linestyle="none") for v in variants]
+    samples = [_sample(marker=MARKERS[v], label=v, color="black", linestyle="none") for v in variants if v]
     _legend(figure, report, samples)
     return figure
 
@@ -88,19 +88,19 @@ def _point(panel: Any, place: float, comparison: Comparison) -> None:
 
 def _curves(report: Report) -> Any:
     """A panel for each split and method, a line for each network."""
-    splits = list(dict.fromkeys(c.cell.tasks for c in report.comparisons))
+    splits = list(dict.fromkeys(c.cell.split for c in report.comparisons))
     methods = list(dict.fromkeys(c.cell.method for c in report.comparisons))
     variants = list(dict.fromkeys(c.cell.variant for c in report.comparisons))
     figure, panels = _panels(len(splits), len(methods), max(2.3, 7.5 / len(methods)), 2.5)
-    for tasks, row in zip(splits, panels, strict=True):
+    for split, row in zip(splits, panels, strict=True):
         for method, panel in zip(methods, row, strict=True):
-            own = [c for c in report.comparisons if (c.cell.tasks, c.cell.method) == (tasks, method)]
+            own = [c for c in report.comparisons if (c.cell.split, c.cell.method) == (split, method)]
             for comparison in own:
                 _curve(panel, comparison)
             missing = [f"{c.cell.variant}: missing" for c in own if not len(c.curves)]
             panel.text(0.98, 0.98, "\n".join(missing), transform=panel.transAxes, ha="right", va="top", fontsize=7)
-            panel.set_title(f"{method}, {tasks} tasks")
-            panel.set_xlim(0.5, 1.08 * tasks + 0.2)
+            panel.set_title(f"{method}, {split}")
+            panel.set_xlim(0.5, 1.08 * split.tasks + 0.2)
             panel.xaxis.get_major_locator().set_params(integer=True)
             panel.set_ylim(bottom=0)
         row[0].set_ylabel("average accuracy (%)")

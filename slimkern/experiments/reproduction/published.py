@@ -7,8 +7,16 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Literal, cast
 
-from slimkern.continual.metrics import Setting
+Judged = Literal["agnostic", "aware", "batches"]
+"""How test images are judged: alone, alone with their task told, or in batches that all come from one task."""
+SOURCES = {
+    "ScrollNet": "arXiv 2308.16567",
+    "AutoActivator": "ICML 2024, arXiv 2406.02428",
+    "SCL-PNC": "arXiv 2512.21845, https://github.com/zhangchuangxin71-cyber/dynamic_ETF2",
+}
+"""Where each system's figures are published."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,11 @@ class Published:
         method: name of the method, as in `--method`.
         variant: baseline, ScrollNet-2 or ScrollNet-4; empty for other systems.
         exemplars: in total, 0 for methods without.
-        setting: whether the task of a test image is told.
+        setting: how test images are judged.
         first_task_classes: classes of the first task where it is larger than the others, else None.
         tasks: into how many tasks the classes are split.
-        metric: average accuracy after the last task, or average incremental accuracy, in percent.
+        metric: average accuracy after the last task, average incremental accuracy or backward transfer, in percent;
+            nodes of all units, or seconds of a whole run.
         mean, std: over the runs; std is NaN where none is given.
         runs: how many, None where the paper doesn't say.
         remark: what keeps the figure from being compared as it is.
@@ -37,7 +46,7 @@ class Published:
     method: str
     variant: str
     exemplars: int
-    setting: Setting
+    setting: Judged
     first_task_classes: int | None
     tasks: int
     metric: str
@@ -55,21 +64,32 @@ def published(system: str) -> tuple[Published, ...]:
 
 
 def find(
-    system: str, dataset: str, method: str, variant: str, setting: Setting, tasks: int, exemplars: int
+    system: str,
+    dataset: str,
+    method: str,
+    variant: str,
+    setting: Judged,
+    tasks: int,
+    exemplars: int,
+    first_task_classes: int | None = None,
+    metric: str = "average accuracy",
 ) -> Published | None:
-    """The figure with these names, with tasks of equal size; None if the paper has none."""
-    wanted = (dataset, method, variant, setting, tasks, exemplars, None)
+    """The first figure with these names; None if the paper has none."""
+    wanted = (dataset, method, variant, setting, tasks, exemplars, first_task_classes, metric)
     for row in published(system):
-        names = (row.dataset, row.method, row.variant, row.setting, row.tasks, row.exemplars, row.first_task_classes)
+        names = (
+            row.dataset, row.method, row.variant, row.setting, row.tasks, row.exemplars, row.first_task_classes,
+            row.metric,
+        )  # fmt: skip
         if names == wanted:
             return row
     return None
 
 
 def _parsed(row: dict[str, str]) -> Published:
-    setting: Setting = "aware" if row["setting"] == "aware" else "agnostic"
+    judged = cast(Judged, row["setting"])
     return Published(
-        row["system"], row["table"], row["dataset"], row["method"], row["variant"], int(row["exemplars"]), setting,
+        row["system"], row["table"], row["dataset"], row["method"], row["variant"], int(row["exemplars"]), judged,
         int(row["first_task_classes"]) if row["first_task_classes"] else None, int(row["tasks"]), row["metric"],
         float(row["mean"]), float(row["std"]) if row["std"] else math.nan, int(row["runs"]) if row["runs"] else None,
         row["remark"],

@@ -1,4 +1,4 @@
-"""Redoing a table or a figure of the ScrollNet paper."""
+"""Redoing a table or a figure of a paper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from slimkern.experiments.atomic import make_folder, write_bytes
 from slimkern.experiments.reproduction.cells import Cell
 from slimkern.experiments.reproduction.comparison import compare
 from slimkern.experiments.reproduction.drawing import draw
-from slimkern.experiments.reproduction.selection import Selection, Target
+from slimkern.experiments.reproduction.selection import Selection
+from slimkern.experiments.reproduction.targets import Target
 from slimkern.experiments.reproduction.texts import Report, comparison_csv, curve_csv, latex, markdown
 from slimkern.experiments.sweeps.job import Job, Outcome, progress_of
 from slimkern.experiments.sweeps.sweep import Pool, sweep
@@ -22,7 +23,7 @@ def train_missing(cells: Sequence[Cell], pool: Callable[[], Pool], download: boo
     """Trains the runs of these cells that aren't finished; one that was killed goes on.
 
     Args:
-        cells: the cells, all of one data set.
+        cells: the cells.
         pool: makes the pool to train on, if there is anything to train.
         download: fetch the data set first, where that can be done.
 
@@ -37,7 +38,8 @@ def train_missing(cells: Sequence[Cell], pool: Callable[[], Pool], download: boo
     jobs = [job for job in _jobs(cells) if progress_of(job).kind != "finished"]
     if not jobs:
         return []
-    load(jobs[0].config.data, jobs[0].root, download)
+    for data, root in dict.fromkeys((job.config.data, job.root) for job in jobs):
+        load(data, root, download)
     with ProgressWatcher(jobs) as watcher:
         return sweep(jobs, pool(), watcher)
 
@@ -69,9 +71,9 @@ def write_report(
         for job, found in states
         if found.kind != "finished"
     ]
-    comparisons = compare(cells, target.settings, comparable=not differences)
+    comparisons = compare(cells, target, comparable=not differences)
     variations = selection.variations()
-    report = Report(target, selection.seeds, differences, variations, comparisons, missing)
+    report = Report(target, selection.all_seeds(target), differences, variations, comparisons, missing)
     make_folder(out)
     stem = out / "-".join([target.name, *variations.values(), *(["shortened"] if differences else [])])
     texts = {

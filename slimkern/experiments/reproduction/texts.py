@@ -8,17 +8,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slimkern.continual.metrics import Setting
 from slimkern.experiments.reproduction.comparison import RUNS_IF_UNSTATED, Comparison
-from slimkern.experiments.reproduction.selection import Target
+from slimkern.experiments.reproduction.published import SOURCES, Judged
+from slimkern.experiments.reproduction.targets import BATCH, Split, Target
 from slimkern.experiments.tables import Spread, Table
 
 DAGGER = "†"
 ABOUT_TEST = f"""\
 z = (ours - paper) / sqrt(s_ours² / n_ours + s_paper² / n_paper); p from Student's t with Welch's degrees of freedom.
-The paper doesn't state its number of runs, its decimals point to n_paper = {RUNS_IF_UNSTATED}. Both need two finished
-runs.
+Both need two finished runs. Where a paper doesn't state its number of runs, n_paper = {RUNS_IF_UNSTATED}, to which the
+decimals of the ScrollNet paper point.
 """
+WORDS: dict[Judged, str] = {
+    "agnostic": "task-agnostic",
+    "aware": "task-aware",
+    "batches": f"in batches of {BATCH} of one task",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,28 +59,31 @@ class Report:
     @property
     def name(self) -> str:
         """The table or figure in words."""
-        kind, number = self.target.name[:-1], self.target.name[-1]
-        return f"{kind.capitalize()} {number} of the ScrollNet paper"
+        return self.target.title
 
     def title(self, when: str) -> str:
         """What a table or picture shows that tells of the accuracy after `when`."""
-        settings = " and ".join(f"task-{setting}" for setting in self.target.settings)
+        settings = " and ".join(WORDS[judged] for judged in self.target.judged)
         varied = f"; {self.varied}" if self.varied else ""
-        return f"{self.name}: average accuracy (%) after {when} on {self.target.dataset}, {settings}{varied}"
+        if self.target.metric != "average accuracy":
+            when = "each task, averaged"
+        weights = ", test images weighing the same" if self.target.by_image else ""
+        on = " and ".join(dict.fromkeys(c.cell.split.dataset for c in self.comparisons))
+        return f"{self.name}: average accuracy (%) after {when} on {on}, {settings}{weights}{varied}"
 
 
 def overview(report: Report) -> Table:
     """Laid out as in the paper: a column for each setting and split; ours above the paper's."""
-    splits = dict.fromkeys(c.cell.tasks for c in report.comparisons)
-    columns: list[tuple[Setting, int]] = [(setting, tasks) for setting in report.target.settings for tasks in splits]
-    found = {(c.cell.method, c.cell.variant, c.setting, c.cell.tasks): c for c in report.comparisons}
+    splits = dict.fromkeys(c.cell.split for c in report.comparisons)
+    columns: list[tuple[Judged, Split]] = [(judged, split) for judged in report.target.judged for split in splits]
+    found = {(c.cell.method, c.cell.variant, c.setting, c.cell.split): c for c in report.comparisons}
     rows = []
     for method, variant in dict.fromkeys((c.cell.method, c.cell.variant) for c in report.comparisons):
         own = [found[method, variant, *column] for column in columns]
         rows.append((method, variant, "ours", *(_ours(comparison) for comparison in own)))
         if any(comparison.published for comparison in own):
             rows.append((method, variant, "paper", *(_paper(comparison) for comparison in own)))
-    headers = ("method", "network", "from", *(f"{setting}, {tasks} tasks" for setting, tasks in columns))
+    headers = ("method", "network", "from", *(f"{judged}, {split}" for judged, split in columns))
     mark = f". {report.shortened} ({DAGGER}: not comparable)" if report.shortened else ""
     return Table(report.title("the last task") + mark, headers, tuple(rows))
 
@@ -84,12 +92,12 @@ def comparison_table(report: Report) -> Table:
     """A row for each cell and setting, with the difference and its test."""
     rows = tuple(
         (
-            c.cell.method, c.cell.variant, c.cell.tasks, f"task-{c.setting}", c.runs, str(c.ours), _paper(c),
+            c.cell.method, c.cell.variant, str(c.cell.split), WORDS[c.setting], c.runs, str(c.ours), _paper(c),
             _signed(c.difference), _signed(c.test.z), _number(c.test.p, ".3f"),
         )
         for c in report.comparisons
     )  # fmt: skip
-    headers = ("method", "network", "tasks", "setting", "runs", "ours", "paper", "difference", "z", "p")
+    headers = ("method", "network", "split", "setting", "runs", "ours", "paper", "difference", "z", "p")
     return Table("Differences from the paper", headers, rows)
 
 
@@ -102,7 +110,7 @@ def markdown(report: Report) -> str:
         parts += [f"> **Trained with {report.varied}.**", ""]
     parts += [overview(report).markdown(), _about_ours(report)]
     if not report.differences:
-        parts += [comparison_table(report).markdown(), ABOUT_TEST]
+        parts += [comparison_table(report).markdown(), ABOUT_TEST, _about_paper(report)]
     if report.missing:
         parts += [Table("Runs that aren't finished", ("run", "state"), tuple(report.missing)).markdown()]
     return "\n".join(parts)
@@ -122,7 +130,7 @@ def comparison_csv(report: Report) -> str:
     )
     rows = [
         [
-            *_identity(report, c), len(c.curves), len(c.cell.jobs), c.ours.mean, c.ours.std,
+            *_identity(c), len(c.curves), len(c.cell.jobs), c.ours.mean, c.ours.std,
             *((c.published.mean, c.published.std) if c.published else (math.nan, math.nan)),
             c.difference, c.test.z, c.test.p, "; ".join(report.differences), report.varied,
         ]
@@ -145,13 +153,13 @@ def curve_csv(report: Report) -> str:
             if c.published and last:
                 paper = [c.published.mean, c.published.std, c.difference, c.test.z, c.test.p]
             counts, marks = (task + 1, len(c.curves), len(c.cell.jobs)), ("; ".join(report.differences), report.varied)
-            rows.append([*_identity(report, c), *counts, ours.mean, ours.std, *paper, *marks])
+            rows.append([*_identity(c), *counts, ours.mean, ours.std, *paper, *marks])
     return _csv(names.split(","), rows)
 
 
-def _identity(report: Report, comparison: Comparison) -> list[str | int]:
+def _identity(comparison: Comparison) -> list[str | int]:
     cell = comparison.cell
-    return [report.target.dataset, cell.method, cell.variant, cell.tasks, comparison.setting]
+    return [cell.split.dataset, cell.method, cell.variant, cell.tasks, comparison.setting]
 
 
 def _about_ours(report: Report) -> str:
@@ -160,6 +168,14 @@ def _about_ours(report: Report) -> str:
         f"Ours: mean ± sample standard deviation over the finished runs of seeds {seeds}; how many in brackets if some "
         'are missing, "missing" if all are. A seed also shuffles the classes.\n'
     )
+
+
+def _about_paper(report: Report) -> str:
+    """Where the paper's figures stand, and under which protocol."""
+    rows = [c.published for c in report.comparisons if c.published]
+    tables = ", ".join(dict.fromkeys(row.table for row in rows)) or "nothing of this"
+    remarks = "; ".join(dict.fromkeys(row.remark for row in rows if row.remark))
+    return f"Paper: {tables} in {SOURCES[report.target.system]}{f': {remarks}' if remarks else ''}.\n"
 
 
 def _ours(comparison: Comparison) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from slimkern.continual.config import ConfigError
 from slimkern.continual.methods.autoactivator import AutoActivator
+from slimkern.continual.units import recruiting
 from slimkern.continual.units.recruiting import Recruiter, Samples, choose
 from slimkern.continual.units.scan import node_outputs
 from slimkern.continual.units.unit import confidence
@@ -34,15 +35,16 @@ def outputs(making: Recruiter) -> Tensor:
     return node_outputs(making._weights, making._biases, making._train.inputs, torch.tanh).t()
 
 
-def test_the_residual_never_grows_and_is_orthogonal_to_all_nodes() -> None:
-    making = recruiter()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4)], ids=str)
+def test_the_residual_never_grows_and_is_orthogonal_to_all_nodes(dtype: torch.dtype, tolerance: float) -> None:
+    making = recruiter(dtype=dtype)
     last = making.residual.square().sum(0)
-    while not making.done():
+    while making.ended() is None:
         assert making.recruit()
         now = making.residual.square().sum(0)
         assert (now < last).all()
         own = outputs(making)
-        assert (own.t() @ making.residual).abs().max() < 1e-9
+        assert (own.t() @ making.residual).abs().max() < tolerance
         last = now
     assert len(making.history) == 10 and making.history[-1].nodes == 40
 
@@ -82,7 +84,7 @@ def test_the_threshold_is_the_mean_confidence_on_the_training_samples() -> None:
 
 def test_a_unit_is_done_at_its_target() -> None:
     making = recruiter(replace(RULES, target=0.6))
-    while not making.done():
+    while making.ended() is None:
         making.recruit()
     assert making.history[-1].accuracy >= 0.6 and making.history[-1].nodes < 40
     assert all(step.accuracy < 0.6 for step in making.history[:-1])
@@ -90,7 +92,7 @@ def test_a_unit_is_done_at_its_target() -> None:
 
 def test_a_unit_that_learns_nothing_more_for_held_out_samples_goes_back_to_its_best() -> None:
     making = recruiter(replace(RULES, limit=200), held_out=30)
-    while not making.done():
+    while making.ended() is None:
         making.recruit()
     held_out = [step.held_out_residual for step in making.history]
     best = held_out.index(min(held_out))  # type: ignore[type-var]
@@ -116,7 +118,7 @@ def test_more_nodes_than_samples_are_never_recruited() -> None:
     torch.manual_seed(0)
     few = samples(6)
     making = Recruiter(few, samples(0), range(3), RULES, torch.tanh)
-    while not making.done() and making.recruit():
+    while making.ended() is None and making.recruit():
         pass
     assert making.history[-1].nodes == 4
 
@@ -135,12 +137,66 @@ def test_where_none_passes_the_ratio_climbs_its_ladder() -> None:
     assert choose(torch.zeros(2, 2), falls, lengths, 9, 0.9) is None
 
 
+def test_the_score_may_be_the_indicator_or_the_true_fall() -> None:
+    taken = []
+    for true_fall in (0, 1):
+        making = recruiter(replace(RULES, candidates=50, true_fall=true_fall))
+        for _ in range(4):
+            making.recruit()
+        torch.manual_seed(1)
+        weights, biases = making._candidates()
+        drops, scores = making._scanned(weights, biases)
+        gained = []
+        for k in range(50):
+            both = torch.cat(
+                [outputs(making), node_outputs(weights[k], biases[k], making._train.inputs, torch.tanh).t()], 1
+            )
+            left = targets(making._train) - both @ torch.linalg.lstsq(both, targets(making._train)).solution
+            gained.append(making.residual.square().sum() - left.square().sum())
+        torch.testing.assert_close(scores, torch.stack(gained) if true_fall else drops.sum(1))
+        taken.append(int(scores.argmax()))
+    assert taken[0] != taken[1]
+
+
+def test_where_none_passes_candidates_are_drawn_anew_and_no_unit_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([None, (2, 0.99, 1), None, None, None])
+    monkeypatch.setattr(recruiting, "choose", lambda *_: next(answers))
+    making = recruiter()
+    assert making.recruit() and (making.history[0].draws, making.history[0].ratio) == (2, 0.99)
+    assert not making.recruit() and len(making.history) == 1
+    monkeypatch.setattr(recruiting, "choose", lambda *_: None)
+    empty = recruiter()
+    assert empty.recruit() and not empty.recruit()
+    (step,) = empty.history
+    assert (step.ratio, step.passed, step.draws, step.nodes) == (1.0, 0, 3, 4) and step.residual < 1
+    assert len(empty.unit().biases) == 4
+
+
+def test_a_class_with_nothing_left_to_explain_is_no_hindrance() -> None:
+    torch.manual_seed(0)
+    points = torch.randn(200, 5, dtype=torch.float64)
+    own = Samples(points, (points[:, 0] > 0).long())
+    making = Recruiter(own, samples(0), range(3), RULES, torch.tanh)
+    while making.ended() is None and making.recruit():
+        pass
+    assert making.ended() in ("limit", "target") and making.history[-1].accuracy > 0.9
+
+
+def test_nodes_that_give_nothing_at_all_are_an_error() -> None:
+    making = recruiter(replace(RULES, scale=0.0))
+    with pytest.raises(ConfigError, match="classes 4 to 6: no node of 3 draws explains anything"):
+        making.recruit()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"nodes": 0}, "nodes=0 .* whole number above 0"),
         ({"candidates": 2.5}, "candidates=2.5 .* whole number above 0"),
         ({"limit": 5}, "nodes=10 .* at most its limit=5"),
+        ({"draws": 0}, "draws=0 .* whole number above 0"),
+        ({"true_fall": 0.5}, "true_fall=0.5 .* 0 or 1"),
+        ({"copies": 51}, "copies=51 .* at most its candidates=50"),
         ({"ratio": 1}, "ratio=1 .* between 0 and 1"),
     ],
     ids=str,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from slimkern.continual.config import ConfigError, TrainConfig
 from slimkern.continual.trainers import make_trainer
 from slimkern.continual.training import train
+from slimkern.continual.units.unit import Unit
 from slimkern.experiments import run as module
 from slimkern.experiments.run import run
 from slimkern.experiments.run_folder import RunFolder
@@ -54,7 +55,12 @@ def test_what_is_recruited_is_told() -> None:
     assert [facts["task"] for facts in recruited] == list(range(5))
     for facts in recruited:
         assert facts["nodes"] in [step["nodes"] for step in facts["steps"]]
-        assert facts["steps"][0]["passed"] <= 8 and 0.9 <= facts["steps"][0]["ratio"] < 1
+        assert facts["ended"] in ("target", "limit", "held-out samples", "no candidate")
+        assert (
+            facts["steps"][0]["draws"] == 1
+            and facts["steps"][0]["passed"] <= 8
+            and 0.9 <= facts["steps"][0]["ratio"] < 1
+        )
     assert [epoch.task for epoch in told.epochs] == list(range(5)) and told.epochs[0].validation_accuracy is not None
 
 
@@ -63,10 +69,23 @@ def test_its_own_test_batch_is_evaluated_too() -> None:
     assert 7 in told.notes[-1][1]["correct"]["class"]
 
 
-def test_old_units_stay_bit_for_bit() -> None:
-    told = trained()
-    after_first, at_end = (restored(told.checkpoints[at])["units"] for at in (0, -1))
-    assert (len(after_first), len(at_end)) == (1, 5) and not differences(after_first[0], at_end[0])
+def test_old_units_and_what_they_give_stay_bit_for_bit() -> None:
+    told, images = trained(), torch.randn(30, 64)
+    by_task = [[Unit(**unit) for unit in restored(stored)["units"]] for stored in told.checkpoints]
+    assert [len(units) for units in by_task] == [1, 2, 3, 4, 5]
+    for units in by_task:
+        for then, now in zip(units, by_task[-1], strict=False):
+            assert not differences(asdict(then), asdict(now))
+            assert torch.equal(then.outputs(images, torch.sigmoid), now.outputs(images, torch.sigmoid))
+
+
+def test_copies_of_earlier_nodes_leave_their_unit_alone() -> None:
+    options = {**CONFIG.options, "copies": 8}
+    told = trained(replace(CONFIG, options=options))
+    first, second = (Unit(**unit) for unit in restored(told.checkpoints[1])["units"])
+    known = {tuple(row) for row in first.weights.tolist()}
+    assert second.weights.tolist() and all(tuple(row) in known for row in second.weights.tolist())
+    assert not differences(asdict(first), restored(told.checkpoints[0])["units"][0])
 
 
 @pytest.mark.parametrize("stop", [0, 3])
@@ -102,6 +121,7 @@ def test_features_of_a_frozen_network_stand_for_the_pixels(tmp_path: Path) -> No
     torch.export.save(exported, tmp_path / "net.pt2")
     from_file = make_trainer(replace(CONFIG, features=str(tmp_path / "net.pt2")), few_digits(), torch.device("cpu"))
     from_module = make_trainer(CONFIG, few_digits(), torch.device("cpu"), features=Halved())
+    assert from_module._nonlinearity is torch.relu  # type: ignore[union-attr]
     ends = [from_file.run(Noting()), from_module.run(Noting())]
     assert ends[0] == ends[1] and not differences(restored(stored(from_file.state_dict())), from_module.state_dict())
     assert from_file.units[0].weights.shape[1] == 32  # type: ignore[union-attr]
@@ -119,13 +139,16 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"widths": (4.0,)}, r"widths=\(4.0,\): autoactivator has neither widths nor rates"),
-        ({"search": True}, "search=True: autoactivator has neither"),
+        ({"widths": (4.0,)}, r"widths=\(4.0,\): autoactivator has no widths; give --widths 1"),
+        ({"search": True}, "search=True: autoactivator trains no network and keeps no images; leave it out"),
+        ({"exemplars": 100}, "exemplars=100: autoactivator trains no network"),
+        ({"epochs": 3, "momentum": 0.9}, "epochs=3: autoactivator trains no network"),
+        ({"precision": "bf16"}, "precision='bf16': autoactivator trains no network"),
         ({"homogeneous": "colour"}, "homogeneous='colour' is unknown; allowed: none, task, class"),
         ({"test_batch": 0}, "test_batch=0 must lie in 1"),
         ({"method": "ft", "test_batch": 9, "options": {}}, "test_batch=9 is for method autoactivator, not ft"),
     ],
-    ids=["widths", "search", "homogeneous", "test batch", "another method"],
+    ids=["widths", "search", "exemplars", "epochs", "precision", "homogeneous", "test batch", "another method"],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -135,3 +158,9 @@ def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: 
 def test_more_nodes_at_a_time_than_images_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"option nodes=30: a task has only 18 training images"):
         train(replace(CONFIG, options={"nodes": 30}), few_digits())
+
+
+def test_tasks_of_one_class_are_refused() -> None:
+    for changes in ({"tasks": 10}, {"tasks": 2, "first_task_classes": 9}):
+        with pytest.raises(ConfigError, match=r"10 classes: a task of one class gives its unit nothing to tell apart"):
+            train(replace(CONFIG, **changes), few_digits())

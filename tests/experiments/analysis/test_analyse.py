@@ -14,6 +14,7 @@ from slimkern.experiments.analysis.movement import Moves
 from slimkern.experiments.run import run
 from slimkern.experiments.run_folder import RunFolder, RunFolderError
 from slimkern.experiments.runs import ReportError, group_by_seed, read_runs
+from slimkern.experiments.tables import closing_table
 from tests.continual.few_digits import TINY, few_digits
 
 pytest.importorskip("matplotlib")
@@ -105,6 +106,15 @@ def test_units_are_reported_image_by_image_beside_their_batches(runs: dict[str, 
     last = [event for event in RunFolder.read(runs["units-0"]).events() if event["kind"] == "activated"][-1]
     expected = sum(100 * own / total for own, total in zip(last["correct"]["task"]["5"], last["images"], strict=True))
     assert float(row["accuracy, mean"]) == pytest.approx(expected / 5)
+    told = [event for event in RunFolder.read(runs["units-0"]).events() if event["kind"] == "activated"]
+    shares = [
+        [100 * own / all_ for own, all_ in zip(e["correct"]["task"]["5"], e["images"], strict=True)] for e in told
+    ]
+    assert float(row["incremental, mean"]) == pytest.approx(sum(sum(own) / len(own) for own in shares) / 5)
+    gains = [shares[-1][task] - shares[task][task] for task in range(4)]
+    assert float(row["transfer, mean"]) == pytest.approx(sum(gains) / 4)
+    (closing,) = closing_table(group_by_seed(read_runs([runs["units-0"]]))).rows
+    assert closing[3] == "of 5, all of one task" and str(closing[4]) == f"{expected / 5:.2f}"
     assert not (tmp_path / "cost.csv").exists() and not (tmp_path / "movement.png").exists()
 
 

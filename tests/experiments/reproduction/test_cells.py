@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from slimkern.continual.config import ConfigError
+from slimkern.continual.methods import METHODS
 from slimkern.continual.tasks import TaskError
 from slimkern.experiments.reproduction.cells import cells
-from slimkern.experiments.reproduction.selection import TARGETS, Selection
+from slimkern.experiments.reproduction.selection import Selection
+from slimkern.experiments.reproduction.targets import TARGETS
 
 TABLE1 = TARGETS["table1"]
 
@@ -60,6 +62,31 @@ def test_figures_share_the_runs_of_their_table(tmp_path: Path) -> None:
         for name in ("table1", "figure4", "figure5")
     ]
     assert names[0] == names[1] == names[2] and len(names[0]) == 189
+
+
+def test_units_are_tested_in_batches_of_one_task(tmp_path: Path) -> None:
+    mnist, fashion = cells(TARGETS["autoactivator"], Selection(), tmp_path, None, "cpu")
+    assert (len(mnist.jobs), mnist.variant, mnist.method) == (5, "", "AutoActivator")
+    config = mnist.jobs[4].config
+    assert (config.data, config.tasks, config.seed, config.widths) == ("mnist", 5, 4, (1.0,))
+    assert (config.test_batch, config.homogeneous) == (100, "task")
+    assert [{judged: row.mean for judged, row in cell.published.items()} for cell in (mnist, fashion)] == [
+        {"batches": 97.32},
+        {"batches": 88.46},
+    ]
+
+
+def test_branches_are_there_once_their_method_is(tmp_path: Path) -> None:
+    if "scl-pnc" not in METHODS:
+        with pytest.raises(ConfigError, match="method='scl-pnc' is unknown"):
+            cells(TARGETS["scl-pnc"], Selection(), tmp_path, None, "cpu")
+        return
+    table = cells(TARGETS["scl-pnc"], Selection(), tmp_path, None, "cpu")
+    assert [cell.published["agnostic"].mean for cell in table] == [70.92, 70.82, 64.90]
+    configs = [cell.jobs[0].config for cell in table]
+    assert [(own.first_task_classes, own.tasks) for own in configs] == [(50, 6), (50, 11), (None, 10)]
+    for own in configs:
+        assert (own.class_order, own.epochs, own.exemplars, own.validation) == ("icarl", 200, 3312, 0)
 
 
 def test_a_seed_that_can_not_be_is_refused_at_once(tmp_path: Path) -> None:

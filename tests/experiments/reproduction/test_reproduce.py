@@ -14,7 +14,8 @@ from slimkern.experiments.config_file import RunFolderError
 from slimkern.experiments.reproduction import drawing, reproduce
 from slimkern.experiments.reproduction.cells import Cell, cells
 from slimkern.experiments.reproduction.reproduce import run_table, train_missing, write_report
-from slimkern.experiments.reproduction.selection import TARGETS, Selection, Target, TargetName
+from slimkern.experiments.reproduction.selection import Selection
+from slimkern.experiments.reproduction.targets import TARGETS, Target, TargetName
 from slimkern.experiments.sweeps.job import Job, Outcome
 from tests.experiments.reproduction.pretended import pretend
 

@@ -5,16 +5,17 @@ from typing import Any
 import pytest
 
 from slimkern.continual.config import ConfigError
-from slimkern.experiments.reproduction.selection import TARGETS, Selection
+from slimkern.experiments.reproduction.selection import Selection
+from slimkern.experiments.reproduction.targets import TARGETS, TargetName
 
 TABLE1, TABLE2 = TARGETS["table1"], TARGETS["table2"]
 
 
 def test_all_of_the_paper_is_the_default() -> None:
     selection = Selection()
-    assert selection.all_methods() == ("ft", "lwf", "ewc", "mas", "icarl", "bic", "lucir")
-    assert selection.all_splits() == (5, 10, 20)
-    assert (selection.widths, selection.seeds) == ((1, 2, 4), (0, 1, 2))
+    assert selection.all_methods(TABLE1) == ("ft", "lwf", "ewc", "mas", "icarl", "bic", "lucir")
+    assert [split.tasks for split in selection.all_splits(TABLE1)] == [5, 10, 20]
+    assert (selection.all_widths(TABLE1), selection.all_seeds(TABLE1)) == ((1, 2, 4), (0, 1, 2))
     assert selection.differences(TABLE1) == () and not selection.shortened(TABLE1)
 
 
@@ -39,22 +40,43 @@ def test_a_data_set_has_its_own_number_of_classes() -> None:
     assert selection.differences(TABLE1) == () and selection.differences(TABLE2) == ("100 of 200 classes",)
 
 
+def test_other_systems_have_splits_widths_and_seeds_of_their_own() -> None:
+    units, branches = TARGETS["autoactivator"], TARGETS["scl-pnc"]
+    assert Selection().all_methods(units) == ("autoactivator",) and Selection().all_methods(branches) == ("scl-pnc",)
+    assert [str(split) for split in Selection().all_splits(units)] == ["mnist", "fashion-mnist"]
+    assert [str(split) for split in Selection().all_splits(branches)] == ["B50Inc10", "B50Inc5", "B10Inc10"]
+    assert [str(split) for split in Selection(splits=(11,)).all_splits(branches)] == ["B50Inc5"]
+    assert [str(split) for split in Selection(datasets=("mnist",)).all_splits(units)] == ["mnist"]
+    assert Selection().all_widths(units) == (1,) and Selection().all_seeds(units) == (0, 1, 2, 3, 4)
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("target", "changes", "message"),
     [
-        ({"methods": ("ft", "gem")}, "methods: gem unknown here; allowed: ft, lwf, ewc"),
-        ({"splits": (7,)}, "splits: 7 unknown here; allowed: 5, 10, 20"),
-        ({"widths": (1, 8)}, "widths: 8 unknown here; allowed: 1, 2, 4"),
-        ({"widths": ()}, "widths: none were given"),
-        ({"seeds": ()}, "seeds: none were given"),
-        ({"seeds": (1, 1)}, r"seeds=\(1, 1\) names one twice"),
-        ({"splits": (5,), "tasks": 2}, r"splits=\(5,\) and tasks=2: give only one of them"),
+        ("table1", {"methods": ("ft", "gem")}, "methods: gem unknown here; allowed: ft, lwf, ewc"),
+        (
+            "table1",
+            {"methods": ("autoactivator",)},
+            "autoactivator unknown here; allowed: ft, .*lucir, joint, freezing$",
+        ),
+        ("autoactivator", {"methods": ("ft",)}, "methods: ft unknown here; allowed: autoactivator$"),
+        ("autoactivator", {"epochs": 2}, "epochs=2: runs of autoactivator can't be shortened so; allowed: classes"),
+        ("autoactivator", {"widths": (4,)}, "widths: 4 unknown here; allowed: 1$"),
+        (
+            "autoactivator",
+            {"datasets": ("cifar100",)},
+            "datasets: cifar100 unknown here; allowed: mnist, fashion-mnist",
+        ),
+        ("table1", {"splits": (7,)}, "splits: 7 unknown here; allowed: 5, 10, 20"),
+        ("table1", {"widths": (1, 8)}, "widths: 8 unknown here; allowed: 1, 2, 4"),
+        ("table1", {"seeds": (1, 1)}, r"seeds=\(1, 1\) names one twice"),
+        ("table1", {"splits": (5,), "tasks": 2}, r"splits=\(5,\) and tasks=2: give only one of them"),
     ],
     ids=str,
 )
-def test_a_selection_that_can_not_be_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_a_selection_that_can_not_be_is_refused(target: TargetName, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Selection(**changes)
+        Selection(**changes).check(TARGETS[target])
 
 
 @pytest.mark.parametrize(
