@@ -144,7 +144,7 @@ def test_python_takes_no_longer_than_a_few_plain_steps() -> None:
 
 def test_every_script_stores_its_rows_when_asked() -> None:
     help_ = {path.name: path.read_text(encoding="utf-8") for path in SCRIPTS}
-    assert [name for name, text in help_.items() if not re.search(r"\bparser\(__doc__, \d+\)", text)] == []
+    assert [name for name, text in help_.items() if not re.search(r"\bparser\(__doc__, ", text)] == []
     assert [name for name, text in help_.items() if "finish(" not in text] == []
 
 
