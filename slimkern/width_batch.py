@@ -337,7 +337,7 @@ def _joined(name: str, args: tuple, kwargs: dict[str, Any]) -> WidthBatch | None
 
 
 def _in_place(name: str, kwargs: dict[str, Any]) -> bool:
-    return name[-1:] == "_" or bool(kwargs.get("inplace", False))  # not `endswith`, which torch.compile can't trace here
+    return name[-1:] == "_" or bool(kwargs.get("inplace", False))  # torch.compile traces no `endswith` of it
 
 
 def _own(arguments: Sequence[Any], place: int) -> list[Any]:

@@ -13,7 +13,7 @@ from slimkern.nn.deferred import DeferredConvolution
 from slimkern.nn.scroll_layer import ScrollLayer
 from slimkern.ops import backends
 from slimkern.ops.checks import autocast
-from slimkern.ops.convolution import Convolution
+from slimkern.ops.convolution import Convolution, torch_is_mistaken
 from slimkern.ops.rotation import read, read_bias
 from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
@@ -88,7 +88,8 @@ class ScrollConv2d(ScrollLayer, nn.Conv2d):
     def forward(self, input: Tensor | WidthBatch) -> Tensor | WidthBatch:
         """Answer a tensor at width 1.0, a WidthBatch at its widths."""
         if not isinstance(input, WidthBatch):
-            return super().forward(input) if self.scroll == 0 else self._apply_whole(input)
+            is_plain = self.scroll == 0 and not torch_is_mistaken(input, self.weight, self.stride, self.padding)
+            return super().forward(input) if is_plain else self._apply_whole(input)
         if input.shared:
             return self._answer(input, 1, self._apply_slabs)
         widths, outputs = self._accept(input, 1)

@@ -42,7 +42,7 @@ class Convolution(NamedTuple):
         self, grad: Tensor, slab: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient
     ) -> Tensor:
         """The slab's gradient (empty if not needed); those of the weight and the bias [C_out, 1] are added in place."""
-        if self._is_mistaken(slab):
+        if torch_is_mistaken(slab, self.weight, self.stride, self.padding):
             return self._backward_of_seen_pixels(grad, slab, needed, of_weight, of_bias)
         part, groups = self._part(slab.shape[1], grad.shape[1])
         to_slab, to_part, to_bias = torch.ops.aten.convolution_backward(
@@ -54,15 +54,6 @@ class Convolution(NamedTuple):
         if needed[2]:
             of_bias.add(to_bias[:, None], (self.out_offset, 0))
         return packed(to_slab) if needed[0] else slab.new_empty(0)
-
-    def _is_mistaken(self, slab: Tensor) -> bool:
-        """Whether PyTorch's weight gradient may be wrong, or never come.
-
-        That of 1x1 convolutions with a stride is, in oneDNN 3.12 on CPUs with AVX2 and no AVX-512, for channels-last
-        inputs of fewer channels than a vector holds.
-        """
-        is_strided = tuple(self.weight.shape[2:]) == (1, 1) and max(self.stride) > 1 and not any(self.padding)
-        return is_strided and slab.device.type == "cpu" and slab.shape[1] < _VECTOR
 
     def _backward_of_seen_pixels(
         self, grad: Tensor, slab: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient
@@ -92,6 +83,16 @@ class Convolution(NamedTuple):
             fan_in = self.weight.shape[1]
             return read(self.weight, (outputs, fan_in), (self.out_offset, 0)), inputs // fan_in
         return read(self.weight, (outputs, inputs), (self.out_offset, self.in_offset)), 1
+
+
+def torch_is_mistaken(slab: Tensor, weight: Tensor, stride: Sequence[int], padding: str | Sequence[int]) -> bool:
+    """Whether PyTorch's own weight gradient of a convolution may be wrong, or never come.
+
+    That of 1x1 convolutions with a stride is, in oneDNN 3.12 on CPUs with AVX2 and no AVX-512, for channels-last inputs
+    of fewer channels than a vector holds.
+    """
+    is_strided = tuple(weight.shape[2:]) == (1, 1) and max(stride) > 1 and (padding == "valid" or not any(padding))
+    return is_strided and slab.device.type == "cpu" and slab.shape[1] < _VECTOR
 
 
 def check_convolution(

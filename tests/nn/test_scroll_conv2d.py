@@ -170,3 +170,14 @@ def test_slabs_of_other_channels_or_widths_are_refused() -> None:
     layer.whole_in = True
     with pytest.raises(ValueError, match=r"whole input axis .* takes slabs of \[4, 4\] .* given \[3, 3\]"):
         layer(every_width(images(3)))
+
+
+def test_a_strided_1x1_convolution_of_few_channels_has_the_right_gradient() -> None:
+    """PyTorch's own is wrong on some CPUs, now and then."""
+    layer, truth = ScrollConv2d(2, 4, 1, 2, bias=False, widths=1), nn.Conv2d(2, 4, 1, 2, bias=False).double()
+    truth.weight.data.copy_(layer.weight.data)
+    for _ in range(10):
+        images = torch.randn(4, 2, 8, 8).contiguous(memory_format=torch.channels_last)
+        (found,) = torch.autograd.grad(layer(images).square().sum(), [layer.weight])
+        (expected,) = torch.autograd.grad(truth(images.double()).square().sum(), [truth.weight])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4, check_dtype=False)
