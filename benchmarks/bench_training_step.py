@@ -107,7 +107,7 @@ def measure(options: argparse.Namespace, batch: int, precision: str) -> list[Row
 
 
 def main() -> None:
-    options = parser(__doc__, 10)
+    options = parser(__doc__, 10, budget=150.0)
     options.add_argument("--batches", type=int, nargs="+", help="images a step; by default 64, on a GPU also 128, 256")
     options.add_argument(
         "--precisions", nargs="+", choices=DTYPES, help="by default fp32 and bf16, on a GPU all, in this order"

@@ -33,7 +33,7 @@ class Machine:
     def measured(cls, dtype: torch.dtype, device: str, tf32: bool = False, budget: float = 10.0) -> Machine:
         """Measure in about `budget` seconds; `tf32` says how PyTorch's switches stand, as its speeds are others."""
         work = arithmetic(dtype, device)
-        times = in_turns({name: call for name, (call, _) in work.items()}, 50, device=device, budget=budget / 2)
+        times = in_turns({name: call for name, (call, _) in work.items()}, 50, 1, device=device, budget=budget / 2)
         return cls(
             max(flops / min(times[name]) for name, (_, flops) in work.items()),
             copy_bandwidth(device, budget=budget / 2),

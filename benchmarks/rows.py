@@ -185,14 +185,17 @@ def show(rows: Iterable[Row]) -> None:
         print(flush=True)
 
 
-def parser(description: str | None, repetitions: int) -> argparse.ArgumentParser:
+def parser(description: str | None, repetitions: int, budget: float = 120.0) -> argparse.ArgumentParser:
     """The options that every benchmark has: `--device`, `--repetitions`, `--budget` and `--save`."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = present_device()
     options.add_argument("--device", choices=("cpu", "cuda"), default=default)
     options.add_argument("--repetitions", type=int, default=repetitions, help="timed rounds at most")
     options.add_argument(
-        "--budget", type=float, default=120.0, help=f"seconds after which no more rounds begin, once {FEWEST} are timed"
+        "--budget",
+        type=float,
+        default=budget,
+        help=f"seconds after which no more rounds begin, once {FEWEST} are timed",
     )
     options.add_argument("--save", action="store_true", help="put the rows into benchmarks/results/")
     return options

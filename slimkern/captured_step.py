@@ -211,5 +211,6 @@ def _place(tensor: Tensor | None) -> Hashable:
 def _modes() -> tuple[Hashable, ...]:
     """What a step may compute differently by, without being told."""
     cast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-    float32 = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    switches: Any = torch.backends
+    float32 = switches.cuda.matmul.fp32_precision, switches.cudnn.conv.fp32_precision
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), cast, *float32

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from slimkern.experiments.atomic import make_folder, write_bytes
@@ -64,7 +65,7 @@ def bench_report(results: Path, readme: Path, pictures: Path) -> list[Path]:
     text = readme.read_text(encoding="utf-8")
     new = with_section(text, section(rows))
     drawn = [_draw_steps(rows, pictures / "training_step.png")]
-    if any("channels" not in row["case"] for row in _of("step_breakdown", rows)):
+    if _breakdown(rows):
         drawn.append(_draw_breakdown(rows, pictures / "step_breakdown.png"))
     write_bytes(readme, new.encode())
     return [readme, *drawn]
@@ -121,7 +122,10 @@ def with_section(readme: str, section: str) -> str:
 
 def section(rows: Sequence[Row]) -> str:
     """Markdown: for each device its training steps, what wasn't measured there, and other figures of it."""
-    return "\n".join(map(_of_device, _by_device(rows).values()))
+    parts = list(map(_of_device, _by_device(rows).values()))
+    if _breakdown(rows):
+        parts.append("![Where the time of a step goes, by operator, beside its floor](docs/step_breakdown.png)\n")
+    return "\n".join(parts)
 
 
 def _by_device(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -141,7 +145,7 @@ def _of_device(rows: Sequence[Row]) -> str:
         *[f"{own} images" for own in BATCHES if own not in {row["case"]["batch"] for row in steps}],
         *[own for own in PRECISIONS if own not in {row["case"]["precision"] for row in steps}],
     ]
-    parts.append(_origin(steps) + f" Not measured here: {'; '.join(missing) or 'nothing'}.\n")
+    parts.append(fill(f"{_origin(steps)} Not measured here: {'; '.join(missing) or 'nothing'}.", 120) + "\n")
     others = [*map(_run, _of("run", rows)), *map(_python, _of("python", rows))]
     return "\n".join([*parts, *(["\n".join(others) + "\n"] if others else [])])
 
@@ -199,8 +203,8 @@ def _origin(rows: Sequence[Row]) -> str:
     repetitions = " or ".join(map(str, sorted({row["repetitions"] for row in rows})))
     return (
         f"Medians of {repetitions} interleaved repetitions, and the 20th and 80th percentile of the ratios, which are "
-        f'to\n"{plain}" of the same precision, repetition by repetition. A launch is an operator on a CPU. torch '
-        f"{all_of('torch')},\ncommit {commits}."
+        f'to "{plain}" of the same precision, repetition by repetition. A launch is an operator on a CPU. torch '
+        f"{all_of('torch')}, commit {commits}."
     )
 
 
@@ -212,6 +216,10 @@ def _steps(rows: Sequence[Row]) -> list[Row]:
     """Those of whole networks of the case shown, at any batch size."""
     steps = [row for row in _of("training_step", rows) if "channels" not in row["case"]]
     return [row for row in steps if all(row["case"].get(key) == value for key, value in SHOWN.items())]
+
+
+def _breakdown(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in _of("step_breakdown", rows) if "channels" not in row["case"]]
 
 
 def _drawn(rows: Sequence[Row]) -> list[Row]:
@@ -256,7 +264,7 @@ def _draw_steps(rows: Sequence[Row], path: Path) -> Path:
 def _draw_breakdown(rows: Sequence[Row], path: Path) -> Path:
     """Stacked bars of the time by operator, measured and at least, a pair for each device and precision."""
     pyplot = load_extra("matplotlib.pyplot", "plot")
-    own = [row for row in _of("step_breakdown", rows) if "channels" not in row["case"]]
+    own = _breakdown(rows)
     groups = list(dict.fromkeys(row["name"] for row in own))
     cases = list(dict.fromkeys((row["device"], row["case"]["precision"], row["case"]["batch"]) for row in own))
     with pyplot.style.context(STYLE):

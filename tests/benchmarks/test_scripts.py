@@ -130,7 +130,7 @@ def test_a_run_is_called_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_breakdown_shares_out_the_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = stored("bench_step_breakdown", [*FEW, "--batch", "2"], tmp_path, monkeypatch)
     shares = {own["name"]: own["figures"]["share"] for own in told}
-    assert sum(shares.values()) == pytest.approx(1) and all(share > 0 for share in shares.values())
+    assert sum(shares.values()) == pytest.approx(1, rel=1e-3) and all(share > 0 for share in shares.values())
     assert {own["name"] for own in told if own["figures"]["floor ms"] is None} == {"heads and losses", "all else"}
 
 

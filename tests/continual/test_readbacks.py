@@ -71,10 +71,10 @@ class AtSteps(Listener):
     def __init__(self, seen: Counter[str]) -> None:
         super().__init__()
         self.seen = seen
-        self.counts: dict[tuple[int, int], list[Counter[str]]] = defaultdict(list)
+        self.launched: dict[tuple[int, int], list[Counter[str]]] = defaultdict(list)
 
     def step_launched(self, task: int, epoch: int, steps: int) -> None:
-        self.counts[task, epoch].append(Counter(self.seen))
+        self.launched[task, epoch].append(Counter(self.seen))
 
 
 def readbacks_between_steps(**changes: Any) -> Counter[str]:
@@ -83,9 +83,9 @@ def readbacks_between_steps(**changes: Any) -> Counter[str]:
     with readbacks() as seen:
         told = AtSteps(seen)
         train(config, data, told)
-    assert all(len(epoch) > 1 for epoch in told.counts.values()) and len(told.counts) == 2
+    assert all(len(epoch) > 1 for epoch in told.launched.values()) and len(told.launched) == 2
     assert seen.total() > 0  # the losses of an epoch are read
-    return sum((epoch[-1] - epoch[0] for epoch in told.counts.values()), Counter())
+    return sum((epoch[-1] - epoch[0] for epoch in told.launched.values()), Counter())
 
 
 @pytest.mark.parametrize("method", BY_STEPS)
