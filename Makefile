@@ -49,7 +49,9 @@ layers: $(DEV_READY) ## imports only point down
 check: lint types layers ## lint, types and layers
 
 bench: $(DEV_READY) ## run every benchmark; SAVE=--save stores the rows in benchmarks/results/
-	@set -e; for file in $(wildcard benchmarks/bench_*.py); do echo "$$file"; $(BIN)/python "$$file" $(SAVE); done
+	@failed=; for file in $(wildcard benchmarks/bench_*.py); do \
+		echo "$$file"; $(BIN)/python "$$file" $(SAVE) || failed="$$failed $$file"; done; \
+		if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 gpu: $(DEV_READY) ## on a machine with a GPU: its tests, compute-sanitizer, and the benchmarks into benchmarks/results/
 	$(BIN)/python benchmarks/on_gpu.py

@@ -1,29 +1,41 @@
 """What a training step of all sub-networks costs besides its arithmetic: Python, the dispatcher, the autograd graph.
 
-    python benchmarks/bench_python.py [--widths 4] [--repetitions 50]
+    python benchmarks/bench_python.py [--widths 4] [--repetitions 50] [--save]
 
-The networks are ResNet-18 with the convolutions and batch norms of the first step handed back in all later ones, so
-that what is left is the work around them, the loss and the optimiser. It is the time of the one thread that does it
-all, which other programs don't lengthen. The plain network's convolutions and batch norms are called by PyTorch's own
-graph and can't be replaced: they work on 2 images of 1x1 pixels.
+The step is the trainer's, launched by `slimkern.capture`, on a narrow ResNet-18 whose convolutions, batch norms and
+head hand back in all later steps what they gave in the first. What is left is the work around them, with augmentation,
+clipping and update of the few weights. It is the time of the one thread that does it all. The plain
+network's convolutions and batch norms are called by PyTorch's own graph and can't be replaced: they work on 2 images of
+1x1 pixels.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch._dynamo  # the optimisers import it, which must not meet the replaced functions
 import torch.nn.functional as F
-from torch import Tensor, nn
+from rows import Row, finish, left_out, parser, row
+from torch import Tensor
 
 import slimkern as sk
+from slimkern.continual.config import TrainConfig
+from slimkern.continual.data.augment import Augmentation
+from slimkern.continual.loss_ring import LossRing
+from slimkern.continual.methods import make_method
+from slimkern.continual.network import ContinualNet
+from slimkern.continual.optimiser import Optimiser
+from slimkern.continual.step import TrainStep
 from slimkern.models import resnet18
 from slimkern.ops import native
+
+NATIVE = ["batch_norm_forward", "batch_norm_backward", "ragged_head", "ragged_head_backward"]
+CONFIG = TrainConfig(channels=8, learning_rate=0.0)
 
 
 class Replay:
@@ -33,7 +45,6 @@ class Replay:
         self.function: Callable[..., Any] = getattr(owner, name)
         self.results: list[Any] = []
         self.next: int | None = None
-        setattr(owner, name, self)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if self.next is None:
@@ -51,59 +62,95 @@ def anew(result: Any) -> Any:
     return type(result)(map(anew, result)) if isinstance(result, list | tuple) else result
 
 
-def make_step(net: nn.Module, images: Any, labels: Tensor) -> Callable[[], None]:
-    net = net.to(memory_format=torch.channels_last)
-    parameters = list(net.parameters())
-    optimiser = torch.optim.SGD(parameters, lr=0.0)
+@contextmanager
+def replayed() -> Iterator[list[Replay]]:
+    """Put a replay in the place of each operator meanwhile."""
+    places = [(F, "conv2d"), (torch.ops.aten, "convolution_backward")]
+    places += [(torch.ops.slimkern_native, name) for name in NATIVE]
+    calls = [Replay(owner, name) for owner, name in places]
+    try:
+        for (owner, name), call in zip(places, calls, strict=True):
+            setattr(owner, name, call)
+        yield calls
+    finally:
+        for (owner, name), call in zip(places, calls, strict=True):
+            setattr(owner, name, call.function)
 
-    def step() -> None:
-        answers = net(images)
-        logits = [answers] if isinstance(answers, Tensor) else [own for _, own in answers]
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack([F.cross_entropy(own, labels) for own in logits]).sum().backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
 
-    return step
+def step_of_the_trainer(widths: int) -> Callable[[], object]:
+    """A step on 2 images of 8x8 pixels."""
+    own = sk.Widths.of(widths)
+    net = ContinualNet(resnet18(None, own, channels=CONFIG.channels), own)
+    net.add_head(10)
+    net = net.to(memory_format=torch.channels_last).train()
+    augmentation = Augmentation.named("crop-flip", [0.5] * 3, [0.25] * 3)
+    ring = LossRing(10, torch.device("cpu"))
+    step = TrainStep(
+        net, make_method(CONFIG), range(10), Optimiser(list(net.parameters()), CONFIG), augmentation, "fp32", ring
+    )
+    launch = sk.capture(step, net)
+    images, labels = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8), torch.tensor([0, 1])
+    return lambda: launch(images, labels)
 
 
-def milliseconds(step: Callable[[], object], repetitions: int) -> list[float]:
+def step_of_a_plain_network() -> Callable[[], object]:
+    """The same on 2 images of 1x1 pixels, without augmentation."""
+    net = resnet18(10, channels=CONFIG.channels).to(memory_format=torch.channels_last)
+    images, labels = torch.randn(2, 3, 1, 1), torch.tensor([0, 1])
+    optimiser = Optimiser(list(net.parameters()), CONFIG)
+    return lambda: optimiser.step(F.cross_entropy(net(images), labels))
+
+
+def seconds(step: Callable[[], object], repetitions: int) -> list[float]:
+    """Of the calling thread, without the first tenth."""
     times = []
-    for _ in range(repetitions):
+    for _ in range(repetitions + repetitions // 9):
         start = time.thread_time()
         step()
-        times.append((time.thread_time() - start) * 1e3)
-    return times[repetitions // 10 :]
+        times.append(time.thread_time() - start)
+    return times[-repetitions:]
+
+
+def python_time(widths: int, repetitions: int) -> tuple[list[float], float]:
+    """Seconds of each step without its operators, handing results back taken off, and the seconds of that."""
+    step = step_of_the_trainer(widths)
+    with replayed() as calls:
+        step()
+        for call in calls:
+            call.next = 0
+        times = seconds(step, repetitions)
+    handing = statistics.median(
+        seconds(lambda: [anew(result) for call in calls for result in call.results], repetitions)
+    )
+    return [own - handing for own in times], handing
+
+
+def measure(widths: int, repetitions: int) -> list[Row]:
+    """The rows, of one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        plain = seconds(step_of_a_plain_network(), repetitions)
+        own, handing = python_time(widths, repetitions)
+    finally:
+        torch.set_num_threads(threads)
+    case = {"widths": widths}
+    return [
+        row("python", case, "plain, with its operators", plain),
+        row("python", case, "slimkern, without its operators", own, {"handing results back ms": 1e3 * handing}),
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--widths", type=int, default=4, help="number of even widths")
-    parser.add_argument("--repetitions", type=int, default=50, help="timed steps of each network")
-    arguments = parser.parse_args()
+    options = parser(__doc__, 50)
+    options.add_argument("--widths", type=int, default=4, help="number of even widths")
+    arguments = options.parse_args()
+    if arguments.device != "cpu":
+        return left_out("Python's time", "it is that of a CPU; --device cpu measures it")
     if reason := native.why_unavailable("cpu"):
-        raise SystemExit(f"there are no compiled kernels to replace: {reason}")
-
-    torch.set_num_threads(1)
-    images, labels = torch.randn(2, 3, 1, 1), torch.tensor([0, 1])
-    plain = milliseconds(make_step(resnet18(10, channels=8), images, labels), arguments.repetitions)
-    calls = [Replay(F, "conv2d"), Replay(torch.ops.aten, "convolution_backward")]
-    calls += [Replay(torch.ops.slimkern_native, f"batch_norm_{way}") for way in ("forward", "backward")]
-    step = make_step(resnet18(10, arguments.widths, channels=8), sk.every_width(torch.randn(2, 3, 8, 8)), labels)
-    step()
-    for call in calls:
-        call.next = 0
-    slimmable = milliseconds(step, arguments.repetitions)
-    replayed = milliseconds(lambda: [anew(result) for call in calls for result in call.results], arguments.repetitions)
-    print(f"Python and framework a step of ResNet-18, torch {torch.__version__}, 1 thread")
-    rows = {
-        "plain, with its operators": plain,
-        f"{arguments.widths} widths, without": slimmable,
-        "handing results back, therein": replayed,
-    }
-    for name, times in rows.items():
-        low, middle, high = statistics.quantiles(times, n=4)
-        print(f"{name:30} {middle:6.2f} ms (quartiles {low:.2f} to {high:.2f}, least {min(times):.2f})")
+        return left_out("Python's time", f"there are no compiled kernels to replace: {reason}")
+    finish(measure(arguments.widths, arguments.repetitions), arguments)
+    return None
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@
 
 CIFAR-100 in ten tasks of ten classes, ResNet-18, batches of 64. `--images` shortens the task's training set. From the
 seconds of an epoch and of the rest follows an estimate of a full cell of the paper (ten tasks of 200 epochs on all
-images), which is named so: nothing of it was run.
+images), which is named so: nothing of it was run. A run is called captured only if its steps were CUDA graphs.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import Row, finish, parser, row
+from rows import Row, finish, left_out, parser, row
 
 from slimkern.continual.config import TrainConfig
 from slimkern.continual.data import Dataset, MissingDataError, load
@@ -37,16 +36,17 @@ class _EndOfTask(Exception):
 
 
 class Stopwatch(Recorder):
-    """Seconds of each epoch and of what follows the last one; ends the run with its first task."""
+    """Seconds of each epoch and of what follows the last one, and how it went; ends the run with its first task."""
 
     def __init__(self) -> None:
         self.epochs: list[float] = []
         self.rest = 0.0
         self.peak: int | None = None
+        self.eager_because: str | None = None
 
     def epoch_finished(self, summary: EpochSummary) -> None:
         self.epochs.append(summary.seconds)
-        self.peak = summary.peak_memory
+        self.peak, self.eager_because = summary.peak_memory, summary.eager_because
         self._after = time.perf_counter()
 
     def task_finished(self, task: int, counts: Counts) -> None:
@@ -78,41 +78,47 @@ def measure(config: TrainConfig, dataset: Dataset, images: int, device: str, eag
     # The first epochs of a GPU record graphs; the last is like all that would follow. Tests grow with the tasks seen.
     cell = 10 * EPOCHS * watch.epochs[-1] * IMAGES / trained + sum(range(1, 11)) * watch.rest
     case: dict[str, Any] = {
-        "data": config.data, "widths": len(config.all_widths().shares), "precision": config.precision, "batch": 64,
-        "epochs": config.epochs, "images": trained,
+        "data": config.data, "widths": len(config.all_widths().shares), "precision": config.precision,
+        "batch": config.batch_size, "epochs": config.epochs, "images": trained,
     }  # fmt: skip
+    if config.channels != PAPER.channels:
+        case["channels"] = config.channels
     figures = {
         "seconds an epoch": watch.epochs[-1],
         "seconds after the epochs": watch.rest,
         "estimate of a full cell, hours": cell / 3600,
         "peak MB": None if watch.peak is None else watch.peak / 1e6,
+        "eager because": watch.eager_because,
     }
-    return row("run", case, "one task, eager" if eager else "one task, captured", [seconds], figures, device)
+    captured = device == "cuda" and watch.eager_because is None
+    return row("run", case, f"one task, {'captured' if captured else 'eager'}", [seconds], figures, device)
 
 
 def main() -> None:
     options = parser(__doc__, 1)
     options.add_argument("--root", type=Path, default=os.environ.get("SLIMKERN_DATA"), help="folder of CIFAR-100")
-    on_gpu = torch.cuda.is_available()
-    options.add_argument("--epochs", type=int, default=4 if on_gpu else 1)
-    options.add_argument("--images", type=int, default=IMAGES if on_gpu else 320, help="of the task's training set")
+    options.add_argument("--epochs", type=int, help="by default 1, on a GPU 4")
+    options.add_argument("--images", type=int, help=f"of the task's training set; by default 320, on a GPU {IMAGES}")
     options.add_argument("--widths", type=float, nargs="+", default=[1, 4], help="numbers of even widths")
-    options.add_argument("--precisions", nargs="+", default=["bf16", "tf32"] if on_gpu else ["fp32"])
+    options.add_argument("--precisions", nargs="+", help="by default fp32, on a GPU bf16 and tf32")
+    options.add_argument("--channels", type=int, default=PAPER.channels, help="of the first stage")
     arguments = options.parse_args()
+    on_gpu = arguments.device == "cuda"
     try:
         dataset = load("cifar100", arguments.root, False)
     except MissingDataError as error:
-        print(f"left out: {error}", file=sys.stderr)
-        return
+        return left_out("a run", error)
     keep_freed_memory()
-    config = replace(PAPER, epochs=arguments.epochs)
+    config = replace(PAPER, epochs=arguments.epochs or (4 if on_gpu else 1), channels=arguments.channels)
+    arguments.images = arguments.images or (IMAGES if on_gpu else 320)
     settings = [
         (replace(config, widths=(widths,), precision=precision), eager)
-        for precision in arguments.precisions
+        for precision in arguments.precisions or (["bf16", "tf32"] if on_gpu else ["fp32"])
         for widths in arguments.widths
-        for eager in ((False, True) if arguments.device == "cuda" else (True,))
+        for eager in ((False, True) if on_gpu else (True,))
     ]
     finish([measure(own, dataset, arguments.images, arguments.device, eager) for own, eager in settings], arguments)
+    return None
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python benchmarks/bench_step_breakdown.py [--batch 64] [--precision fp32] [--save]
 
-A profiler adds up the time of each operator itself, over a few steps: that of kernels on a GPU, of threads on a CPU.
-`slimkern bench report` draws it.
+A profiler adds up the time of each operator itself, over a few steps: that of the kernels of a captured step on a GPU,
+of threads on a CPU. Both gradients of a convolution and its forward pass may be kernels of one name, so they are one
+kind of work. `slimkern bench report` draws it.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ from collections import Counter
 
 import contenders
 import torch
-from bench_training_step import DTYPES, Training
 from floors import Machine, step_floor
+from profiled import recording
 from rows import finish, in_turns, parser, row
-from torch.profiler import ProfilerActivity, profile
+from steps import DTYPES, Training
 
 from slimkern.continual.precision import tensor_float_32
 from slimkern.memory import keep_freed_memory
 from slimkern.widths import Widths
 
-# The first that matches; names are those of operators on a CPU and of kernels on a GPU.
+# The first that matches; names are those of operators on a CPU and of kernels on a GPU: ours, PyTorch's, cuDNN's.
 GROUPS = {
-    "convolutions forward": r"^aten::(mkldnn|cudnn|_slow)\w*convolution$|implicit_gemm\w*fprop|fprop|conv\w*forward",
-    "convolutions backward": r"convolution\w*backward|dgrad|wgrad|conv\w*gradient|conv\w*backward",
-    "batch norm, ReLU, addition": r"batch_norm|relu|threshold|^aten::add_?$|vectorized_elementwise\w*add",
-    "update of the weights": r"_fused_sgd|_foreach|clip|norm",
+    "batch norm, ReLU, addition": r"batch_norm|bn_[fb]w|relu|threshold|clamp|^aten::add_?$|Functor_add\b"
+    r"|\b(normalise|moments|differentiate|norms|slopes)_kernel|(?<!native::)\breduce_kernel",
+    "convolutions": r"convol|cudnn|xmma|fprop|dgrad|wgrad|implicit_gemm|^gather"
+    r"|^(sum_pixels|sum_boxes|add_partial_sums)|pack_weights|\b(pack|sum)_kernel",
+    "update of the weights": r"fused_sgd|FusedSgd|_foreach|multi_tensor_apply|vector_norm|lpnorm",
+    "heads and losses": r"ragged_head|\b(heads|mean|parameters)_kernel|softmax|SoftMax|nll_loss|addmm|gemm",
 }
 REST = "all else"
 
@@ -41,31 +44,41 @@ def group_of(name: str) -> str:
 def main() -> None:
     options = parser(__doc__, 5)
     options.add_argument("--batch", type=int, default=64)
-    options.add_argument("--precision", choices=DTYPES, default="bf16" if torch.cuda.is_available() else "fp32")
+    options.add_argument("--precision", choices=DTYPES, help="by default fp32, on a GPU bf16")
     options.add_argument("--widths", type=int, default=4)
+    options.add_argument("--channels", type=int, default=64, help="of the first stage")
     arguments = options.parse_args()
     device, widths = arguments.device, Widths.of(arguments.widths)
+    on_gpu = device == "cuda"
+    precision = arguments.precision or ("bf16" if on_gpu else "fp32")
     keep_freed_memory()
-    with tensor_float_32(arguments.precision):
-        contender = contenders.slimkern(contenders.base_network().to(device), widths, 0)
-        step = Training(contender, arguments.precision, arguments.batch, device, None).eager()
-        seconds = in_turns({"step": step}, arguments.repetitions, device=device)["step"]
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-        with profile(activities=activities) as profiled:
-            for _ in range(arguments.repetitions):
+    with tensor_float_32(precision):
+        contender = contenders.slimkern(contenders.base_network(arguments.channels).to(device), widths, 0)
+        step = Training(contender, "captured" if on_gpu else "eager", precision, arguments.batch, device)
+        seconds = in_turns(
+            {"step": step}, arguments.repetitions, 3 if on_gpu else 1, device=device, budget=arguments.budget / 2
+        )["step"]
+        with recording(device) as profiled:
+            for _ in seconds:
                 step()
-        dtype = DTYPES[arguments.precision]
-        floors = step_floor(Machine.measured(dtype, device), arguments.batch, list(widths.fractions), dtype.itemsize)
+            if on_gpu:
+                torch.cuda.synchronize()
+        dtype = DTYPES[precision]
+        machine = Machine.measured(dtype, device, precision == "tf32")
+    floors = step_floor(machine, arguments.batch, list(widths.fractions), dtype.itemsize, arguments.channels)
+    floors["convolutions"] = floors.pop("convolutions forward") + floors.pop("convolutions backward")
     own: Counter[str] = Counter()
     for event in profiled.key_averages():
         # Kernels and operators both carry the time of kernels; take each once.
-        if device == "cuda" and event.device_type == torch.autograd.DeviceType.CUDA:
+        if on_gpu and event.device_type == torch.autograd.DeviceType.CUDA:
             own[group_of(event.key)] += event.self_device_time_total
-        elif device == "cpu":
+        elif not on_gpu:
             own[group_of(event.key)] += event.self_cpu_time_total
     total = sum(own.values())
     step_seconds = statistics.median(seconds)
-    case = {"batch": arguments.batch, "precision": arguments.precision, "widths": arguments.widths}
+    case = {"batch": arguments.batch, "precision": precision, "widths": arguments.widths}
+    if arguments.channels != 64:
+        case["channels"] = arguments.channels
     finish(
         [
             # The profiler slows a step down, so shares are taken from it and the time from steps without.

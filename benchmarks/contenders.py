@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import slimkern as sk
 from slimkern.models import resnet18
+from slimkern.models.resnet import ResNet
 from slimkern.widths import Widths
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -39,13 +40,13 @@ def plain(base: nn.Module) -> Contender:
     return Contender(lambda images, labels: F.cross_entropy(net(images), labels), list(net.parameters()))
 
 
-def slimkern(base: nn.Module, widths: Widths, scroll: int) -> Contender:
-    """All widths in one pass."""
+def slimkern(base: ResNet, widths: Widths, scroll: int) -> Contender:
+    """All widths in one pass, and their heads and losses in one operator."""
     net = sk.scrollify(_copied(base), widths, whole_in=["conv1"], whole_out=["head"])
     sk.scroll_to(net, task=scroll)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
-        return torch.stack([F.cross_entropy(logits, labels) for _, logits in net(sk.every_width(images))]).sum()
+        return sk.cross_entropies(net.maps(sk.every_width(images)), [net.head], labels).sum()
 
     return Contender(loss, list(net.parameters()))
 
@@ -113,7 +114,7 @@ def masked(base: nn.Module, widths: Widths) -> Contender:
     return Contender(loss, list(net.parameters()))
 
 
-def base_network(channels: int = 64) -> nn.Module:
+def base_network(channels: int = 64) -> ResNet:
     """ResNet-18 with one hundred classes, from a fixed seed."""
     torch.manual_seed(0)
     return resnet18(100, channels=channels)

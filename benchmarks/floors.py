@@ -1,4 +1,4 @@
-"""What a step of ResNet-18 costs at least: arithmetic at the speed of a matrix product, memory at that of a copy.
+"""What a step of ResNet-18 costs at least: arithmetic at the best speed that was seen here, memory at that of a copy.
 
 Each convolution's forward pass and its two gradients read their inputs and write their outputs once, and take the
 longer of both times. Batch norms with their ReLU, and an addition where there is one, read and write each activation as
@@ -8,28 +8,55 @@ backward. The update of the weights reads the weights and their gradients and wr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from rows import copy_bandwidth, in_turns
 
 _MATRIX = {"cpu": 768, "cuda": 8192}
+_IMAGES = {"cpu": 16, "cuda": 256}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The best speeds of many tries in this process: FLOP a second of a matrix product, bytes a second of a copy."""
+    """The best speeds of many tries in this process: FLOP a second of `arithmetic`, bytes a second of a copy."""
 
     flops: float
     bandwidth: float
 
     @classmethod
-    def measured(cls, dtype: torch.dtype, device: str) -> Machine:
-        size = _MATRIX[device]
-        one = torch.ones(size, size, dtype=dtype, device=device)
-        seconds = in_turns({"product": lambda: one @ one}, 100, device=device)["product"]
-        return cls(2 * size**3 / min(seconds), copy_bandwidth(device))
+    @cache
+    def measured(cls, dtype: torch.dtype, device: str, tf32: bool = False, budget: float = 10.0) -> Machine:
+        """Measure in about `budget` seconds; `tf32` says how PyTorch's switches stand, as its speeds are others."""
+        work = arithmetic(dtype, device)
+        times = in_turns({name: call for name, (call, _) in work.items()}, 50, 1, device=device, budget=budget / 2)
+        return cls(
+            max(flops / min(times[name]) for name, (_, flops) in work.items()),
+            copy_bandwidth(device, budget=budget / 2),
+        )
+
+
+def arithmetic(dtype: torch.dtype, device: str) -> dict[str, tuple[Callable[[], object], float]]:
+    """What a machine is fastest at: a matrix product, and a 3x3 convolution of each stage. Calls, and their FLOP.
+
+    Libraries serve convolutions by code of their own, which may beat their products of matrices.
+    """
+    size, images = _MATRIX[device], _IMAGES[device]
+    one = torch.ones(size, size, dtype=dtype, device=device)
+    work: dict[str, tuple[Callable[[], object], float]] = {"product": (lambda: one @ one, 2.0 * size**3)}
+    for channels, side in ((64, 32), (128, 16), (256, 8), (512, 4)):
+        pixels, weight = (
+            torch.ones(shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+            for shape in ((images, channels, side, side), (channels, channels, 3, 3))
+        )
+        # FLOP as below, where multiplications by the zeros around an image count too.
+        flops = 2.0 * images * channels**2 * (3 * side) ** 2
+        work[f"{channels} channels"] = (partial(F.conv2d, pixels, weight, padding=1), flops)
+    return work
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -35,10 +36,18 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 Row = dict[str, Any]
 Times = dict[str, list[float]]
+FEWEST = 3
+"""Rounds that are timed even where a budget of time is spent."""
 
 
 def in_turns(
-    calls: Mapping[str, Callable[[], object]], repetitions: int, warmup: int = 3, inner: int = 1, device: str = "cpu"
+    calls: Mapping[str, Callable[[], object]],
+    repetitions: int,
+    warmup: int = 3,
+    inner: int = 1,
+    device: str = "cpu",
+    budget: float | None = None,
+    before: Callable[[str], object] = lambda name: None,
 ) -> Times:
     """Seconds of each repetition of each call, taken in turns, so that a machine whose speed drifts slows all alike.
 
@@ -48,10 +57,19 @@ def in_turns(
         warmup: rounds before them.
         inner: calls timed together as one, for those so short that the clock or the launch would count.
         device: what to wait for before the clock is read.
+        budget: seconds for all of it. No round is begun that would likely end later, unless fewer than `FEWEST` have
+            been timed.
+        before: called with the name of what is timed next, with the clock at rest.
     """
     times: Times = {name: [] for name in calls}
+    began = round_began = time.perf_counter()
     for repetition in range(warmup + repetitions):
+        now = time.perf_counter()
+        if budget is not None and repetition >= warmup + FEWEST and now - began + (now - round_began) > budget:
+            break
+        round_began = now
         for name, call in calls.items():
+            before(name)
             _wait(device)
             start = time.perf_counter()
             for _ in range(inner):
@@ -133,8 +151,14 @@ def operator_rows(
     return rows
 
 
-def save(rows: Iterable[Row], folder: Path = RESULTS) -> list[Path]:
-    """Put rows into the files of their devices, in place of older ones of the same benchmark, case and name."""
+def save(rows: Iterable[Row], folder: Path | None = None) -> list[Path]:
+    """Put rows into the files of their devices, in place of older ones of the same benchmark, case and name.
+
+    Args:
+        rows: the new ones.
+        folder: of the files; `benchmarks/results` by default.
+    """
+    folder = folder or RESULTS
     by_file: dict[Path, list[Row]] = {}
     for own in rows:
         slug = re.sub(r"[^a-z0-9]+", "-", own["device"].lower()).strip("-")
@@ -161,14 +185,30 @@ def show(rows: Iterable[Row]) -> None:
         print(flush=True)
 
 
-def parser(description: str | None, repetitions: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has: `--device`, `--repetitions` and `--save`."""
+def parser(description: str | None, repetitions: int, budget: float = 120.0) -> argparse.ArgumentParser:
+    """The options that every benchmark has: `--device`, `--repetitions`, `--budget` and `--save`."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = "cuda" if torch.cuda.is_available() else "cpu"
+    default = present_device()
     options.add_argument("--device", choices=("cpu", "cuda"), default=default)
-    options.add_argument("--repetitions", type=int, default=repetitions, help="timed rounds")
+    options.add_argument("--repetitions", type=int, default=repetitions, help="timed rounds at most")
+    options.add_argument(
+        "--budget",
+        type=float,
+        default=budget,
+        help=f"seconds after which no more rounds begin, once {FEWEST} are timed",
+    )
     options.add_argument("--save", action="store_true", help="put the rows into benchmarks/results/")
     return options
+
+
+def present_device() -> str:
+    """`cuda` where there is a GPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def left_out(what: str, reason: object) -> None:
+    """Say that something isn't measured, and why; the rest goes on."""
+    print(f"left out: {what}: {reason}", file=sys.stderr, flush=True)
 
 
 def finish(rows: Sequence[Row], options: argparse.Namespace) -> None:
@@ -178,11 +218,11 @@ def finish(rows: Sequence[Row], options: argparse.Namespace) -> None:
         print("Written:", *save(rows), sep="\n  ")
 
 
-def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repetitions: int = 30) -> float:
+def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repetitions: int = 30, budget: float = 5.0) -> float:
     """Bytes a second of the fastest copy between two tensors larger than any cache, reading and writing counted."""
     source = torch.ones(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
-    seconds = in_turns({"copy": lambda: target.copy_(source)}, repetitions, device=device)["copy"]
+    seconds = in_turns({"copy": lambda: target.copy_(source)}, repetitions, device=device, budget=budget)["copy"]
     return 2 * source.nbytes / min(seconds)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,9 +23,10 @@ def capture(
             loss = step(images, labels)  # the first calls run eagerly, then one is recorded, and from then on replayed
 
     The step computes what it would without this; on a CPU it always runs eagerly. A graph holds for tensors of one
-    shape, dtype and layout, for one set of keyword arguments, and for the modes of autograd and autocast: other calls
-    get graphs of their own. What was recorded is dropped when `modules` gain or lose a layer, scroll, or change between
-    training and evaluation. If a step can't be recorded it runs eagerly from then on, and `reason` says why.
+    shape, dtype and layout, for one set of keyword arguments, and for the modes of autograd, autocast and TF32: other
+    calls get graphs of their own. What was recorded is dropped when `modules` gain or lose a layer, scroll, change
+    between training and evaluation, or get other parameters, in another place or frozen. If a step can't be recorded
+    it runs eagerly from then on, and `reason` says why.
 
     Args:
         step: a function of tensors, and of keyword arguments that can be hashed. All tensors that it reads or changes
@@ -35,7 +36,7 @@ def capture(
         modules: the networks that the step uses.
         eager_because: a reason never to record it.
         warmup: calls that run eagerly before a call of the same kind is recorded.
-        most: graphs that are kept; calls of further kinds run eagerly.
+        most: graphs that are kept; calls of further kinds run eagerly, and `reason` says so.
     """
     return CapturedStep(step, modules, eager_because, warmup, most)
 
@@ -117,7 +118,6 @@ class CapturedStep:
     """See `capture`. The tensors that a call returns are valid until the next one.
 
     Attributes:
-        reason: why steps run eagerly; None as long as nothing speaks against recording them.
         recorded: graphs recorded so far.
     """
 
@@ -130,9 +130,16 @@ class CapturedStep:
         most: int = 64,
         graphs: Callable[[], Graphs] = CudaGraphs,
     ) -> None:
-        self.reason, self.recorded = eager_because, 0
+        self._refusal, self.recorded = eager_because, 0
         self._step, self._modules, self._warmup, self._most, self._make_graphs = step, modules, warmup, most, graphs
         self._forget(())
+
+    @property
+    def reason(self) -> str | None:
+        """Why steps run eagerly, or some of them; None as long as nothing speaks against recording all."""
+        if self._refusal is None and self._beyond:
+            return f"{self._most} kinds of calls are recorded at most, and {len(self._beyond)} others were made"
+        return self._refusal
 
     def __call__(self, *tensors: Tensor, **settings: Hashable) -> Any:
         """Take the step, eagerly or by replaying it.
@@ -144,9 +151,9 @@ class CapturedStep:
             raise ValueError(f"a captured step takes tensors by position, but was given {by_keyword[0]} by keyword")
         if any(tensor.requires_grad for tensor in tensors):
             raise ValueError("tensors given to a captured step must not require gradients; pass them detached")
-        if self.reason is None:
-            self.reason = self._graphs.refuses(tensors)
-        if self.reason is not None:
+        if self._refusal is None:
+            self._refusal = self._graphs.refuses(tensors)
+        if self._refusal is not None:
             return self._step(*tensors, **settings)
         structure = self._structure_now()
         if structure != self._structure:
@@ -158,7 +165,10 @@ class CapturedStep:
         )
         if kind in self._recordings:
             return self._recordings[kind](tensors)
-        if len(self._recordings) == self._most or self._calls[kind] < self._warmup:
+        full = len(self._recordings) == self._most
+        if full:
+            self._beyond.add(kind)
+        if full or self._calls[kind] < self._warmup:
             self._calls[kind] += 1
             return self._graphs.warm_up(lambda: self._step(*tensors, **settings))
         return self._record(kind, tensors, settings)
@@ -168,7 +178,7 @@ class CapturedStep:
         try:
             replay, result = self._graphs.record(lambda: self._step(*inputs, **settings))
         except RuntimeError as error:
-            self.reason = f"recording failed: {str(error).partition(chr(10))[0]}"
+            self._refusal = f"recording failed: {str(error).partition(chr(10))[0]}"
             self._forget(())
             return self._step(*tensors, **settings)
         self.recorded += 1
@@ -179,17 +189,28 @@ class CapturedStep:
         self._structure = structure
         self._recordings: dict[Hashable, _Recording] = {}
         self._calls: Counter[Hashable] = Counter()
+        self._beyond: set[Hashable] = set()
         self._graphs = self._make_graphs()
 
     def _structure_now(self) -> tuple:
         return tuple(
-            (id(module), module.training, getattr(module, "scroll", None))
+            (id(module), module.training, getattr(module, "scroll", None), *map(_place, _tensors(module)))
             for own in self._modules
             for module in own.modules()
         )
 
 
+def _tensors(module: nn.Module) -> Iterable[Tensor | None]:
+    return *module._parameters.values(), *module._buffers.values()  # names and recursion would take their time
+
+
+def _place(tensor: Tensor | None) -> Hashable:
+    return tensor if tensor is None else (tensor.data_ptr(), tensor.requires_grad)
+
+
 def _modes() -> tuple[Hashable, ...]:
     """What a step may compute differently by, without being told."""
     cast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), cast
+    switches: Any = torch.backends
+    float32 = switches.cuda.matmul.fp32_precision, switches.cudnn.conv.fp32_precision
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), cast, *float32

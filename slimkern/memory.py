@@ -6,11 +6,14 @@ import ctypes
 import os
 import platform
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # the numbers of malloc.h
 _NEVER = 2**31 - 1
+_CLEARED = Path("/proc/self/clear_refs")
 
 
 def keep_freed_memory() -> bool:
@@ -33,8 +36,20 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from now on: on a GPU, and on a CPU under Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):  # other systems, or a kernel built without it
+        _CLEARED.write_text("5")
+
+
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes in use at most so far: of tensors on a GPU, of the whole process on a CPU; None where it isn't known."""
+    """Bytes in use at most since `forget_peak_memory`, or so far: of tensors on a GPU, of the whole process on a CPU.
+
+    None where it isn't known. A CPU's process may hold memory that it has freed, see `keep_freed_memory`.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

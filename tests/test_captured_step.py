@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import slimkern as sk
 from slimkern.captured_step import CapturedStep, CudaGraphs
+from slimkern.continual.precision import tensor_float_32
 from tests.operator_tape import TapedGraphs
 
 
@@ -90,8 +91,10 @@ def test_a_replay_sees_the_weights_as_they_are(log: list[str]) -> None:
         lambda net: sk.scroll_to(net, task=1),
         lambda net: net.append(nn.Linear(1, 1)),
         lambda net: net.eval(),
+        lambda net: net[0].weight.requires_grad_(False),
+        lambda net: setattr(net[0].weight, "data", net[0].weight.data.clone()),
     ],
-    ids=["scroll", "new head", "evaluation"],
+    ids=["scroll", "new head", "evaluation", "frozen", "elsewhere"],
 )
 def test_it_is_recorded_again_when_the_network_changes(log: list[str], change: Callable[[Any], Any]) -> None:
     net = scrolling()
@@ -111,6 +114,16 @@ def test_kinds_beyond_the_most_run_eagerly(log: list[str]) -> None:
     for size in (1, 2, 3, 4, 3, 2):
         assert float(step(torch.ones(size))) == size
     assert step.recorded == 2 and log.count("eager") == 3
+    assert step.reason == "2 kinds of calls are recorded at most, and 2 others were made"
+    assert float(step(torch.ones(1))) == 1 and log[-1] == "replayed"
+
+
+def test_a_graph_holds_for_the_switches_of_tf32() -> None:
+    step = captured(warmup=0)
+    for precision in ("fp32", "tf32", "fp32"):
+        with tensor_float_32(precision):
+            step(torch.ones(1))
+    assert step.recorded == 2
 
 
 def test_a_step_that_cannot_be_recorded_runs_eagerly_and_says_why(

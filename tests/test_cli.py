@@ -77,6 +77,19 @@ def test_info_is_described_in_full(typed: Typed, capsys: pytest.CaptureFixture[s
     assert "operators\n" in printed and "extras\n" in printed and not complaint
 
 
+def test_bench_report_writes_what_the_stored_rows_say(
+    typed: Typed, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    readme, pictures = tmp_path / "README.md", tmp_path / "docs"
+    readme.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    results = str(ROOT / "benchmarks" / "results")
+    assert typed("bench", "report", "--results", results, "--readme", str(readme), "--pictures", str(pictures)) == 0
+    written = spoken(capsys)[0].split()[1:]
+    assert str(readme) in written and str(pictures / "training_step.png") in written
+    assert all(Path(file).stat().st_size > 1000 for file in written)
+
+
 def test_methods_are_listed_with_their_options(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("methods") == 0
     lines = spoken(capsys)[0].splitlines()

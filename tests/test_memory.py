@@ -27,6 +27,15 @@ def faults_of_a_later_cycle():
 
 print(json.dumps([faults_of_a_later_cycle(), keep_freed_memory(), faults_of_a_later_cycle()]))
 """
+FORGETTING = """
+import torch
+from slimkern.memory import forget_peak_memory, peak_memory
+
+torch.empty(2**28, dtype=torch.uint8).fill_(1)  # given back at once, being so large
+print(peak_memory(torch.device("cpu")))
+forget_peak_memory(torch.device("cpu"))
+print(peak_memory(torch.device("cpu")))
+"""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked")
@@ -49,12 +58,20 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert memory.keep_freed_memory() is False
 
 
-def test_the_peak_only_grows() -> None:
-    before = memory.peak_memory(torch.device("cpu"))
+def test_the_peak_grows_until_it_is_forgotten() -> None:
+    cpu = torch.device("cpu")
+    before = memory.peak_memory(cpu)
     held = torch.ones(2**24)
-    after = memory.peak_memory(torch.device("cpu"))
+    after = memory.peak_memory(cpu)
     assert before is not None and after is not None
     assert max(before, held.nbytes) <= after < 2**40
+
+
+@pytest.mark.skipif(not memory._CLEARED.exists(), reason="only Linux can forget the peak of a process")
+def test_a_peak_that_is_forgotten_counts_anew() -> None:
+    command = [sys.executable, "-c", FORGETTING]
+    of_before, of_itself = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
+    assert int(of_before) - int(of_itself) > 2**27
 
 
 @pytest.mark.parametrize(("answers", "agreed"), [((1, 1), True), ((0, 1), False), ((1, 0), False)], ids=str)

@@ -47,6 +47,9 @@ class Optimiser:
 
     def step(self, loss: Tensor) -> None:
         """Move the parameters against the gradient of a scalar."""
+        if self._scaler.is_enabled():
+            # A step that broke off, as a recording may, has left word here that gradients are unscaled already.
+            self._scaler._per_optimizer_states.clear()
         self._sgd.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._processes.add_up([own.grad for own in self.parameters if own.grad is not None])

@@ -47,7 +47,7 @@ class EpochSummary:
         learning_rate: the rate that the epoch was trained with.
         validation_accuracy: percent, or None without a validation set.
         seconds: duration of the epoch.
-        peak_memory: bytes of the device's memory, or on a CPU of the process's, that were in use at most so far.
+        peak_memory: bytes of the device's memory, or on a CPU of the process's, that were in use at most in its steps.
         eager_because: why the steps of this epoch weren't CUDA graphs, where they could have been.
     """
 

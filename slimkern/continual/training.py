@@ -30,7 +30,7 @@ from slimkern.continual.seeding import seed_for
 from slimkern.continual.step import TrainStep
 from slimkern.continual.tasks import Task, build_tasks
 from slimkern.continual.width_choice import Choice, sandwiches
-from slimkern.memory import peak_memory
+from slimkern.memory import forget_peak_memory, peak_memory
 from slimkern.models import resnet18
 from slimkern.nn import current_scroll, set_scroll
 
@@ -249,6 +249,7 @@ class Trainer:
         for part in self.frozen:
             part.eval()
         ring.rewind()
+        forget_peak_memory(self.device)
         with self.processes.one_batch(self.net):
             batches = zip(self._chosen(data), self._widths_of_steps(task, ring.steps), strict=True)
             for launched, (chosen, widths) in enumerate(batches, start=1):
@@ -257,6 +258,7 @@ class Trainer:
         # The only read-back of the epoch.
         self.processes.add_up([ring.losses])
         (names, losses, present), norm = ring.read(), self.optimiser.norm().cpu()
+        peak = peak_memory(self.device)
         self._refuse_divergence(names, losses, norm)
         means = losses.sum(0) / present.sum(0).clamp(min=1)
         with autocast(self.config.precision, self.device):
@@ -269,7 +271,7 @@ class Trainer:
             rate,
             validation,
             time.perf_counter() - start,
-            peak_memory(self.device),
+            peak,
             step.reason if self.device.type == "cuda" else None,
         )
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from slimkern.experiments.atomic import make_folder, write_bytes
@@ -19,9 +21,28 @@ from slimkern.experiments.runs import ReportError
 
 Row = dict[str, Any]
 BEGIN, END = "<!-- benchmarks: written by `slimkern bench report` -->", "<!-- benchmarks: end -->"
-SHOWN = {"batch": 64, "widths": 4, "scroll": 0}
+SHOWN = {"widths": 4, "scroll": 0}
 """The case of training steps that the README shows; the others stay in the files."""
+BATCHES, PRECISIONS = (64, 128, 256), ("fp32", "tf32", "bf16", "fp16")
+STEPS = (
+    "plain, eager",
+    "plain, compiled",
+    "plain, captured",
+    "released way, eager",
+    "passes, eager",
+    "passes, captured",
+    "passes, captured on streams",
+    "passes, compiled",
+    "masked, eager",
+    *(f"slimkern {backend}, {way}" for backend in ("torch", "native", "triton") for way in ("eager", "captured")),
+)
+"""All that `benchmarks/bench_training_step.py` measures where there is a GPU, in the order of the tables."""
 _KEYS = ("benchmark", "case", "name", "milliseconds", "repetitions", "figures", "device", "versions", "commit")
+_CASES = {
+    "training_step": ("batch", "precision"),
+    "step_breakdown": ("batch", "precision"),
+    "run": ("data", "widths", "precision", "batch", "epochs", "images"),
+}
 _COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#999999")
 
 
@@ -44,7 +65,7 @@ def bench_report(results: Path, readme: Path, pictures: Path) -> list[Path]:
     text = readme.read_text(encoding="utf-8")
     new = with_section(text, section(rows))
     drawn = [_draw_steps(rows, pictures / "training_step.png")]
-    if _of("step_breakdown", rows):
+    if _breakdown(rows):
         drawn.append(_draw_breakdown(rows, pictures / "step_breakdown.png"))
     write_bytes(readme, new.encode())
     return [readme, *drawn]
@@ -63,9 +84,9 @@ def read_rows(results: Path) -> list[Row]:
             rows += [_checked(row) for row in own]
         except (ValueError, TypeError, KeyError) as error:
             raise ReportError(f"{path} doesn't hold rows of benchmarks: {type(error).__name__} {error}") from None
-    if not any("ratio p50" in row["figures"] for row in _shown(rows)):
+    if not _drawn(rows):
         raise ReportError(
-            f"{results} holds no rows of training steps of {SHOWN} beside a plain one; "
+            f"{results} holds no rows of training steps of {SHOWN} and batch {BATCHES[0]} beside a plain one; "
             "benchmarks/bench_training_step.py --save makes some"
         )
     return rows
@@ -80,8 +101,9 @@ def _checked(row: Row) -> Row:
     itemgetter(*_KEYS)(row)
     itemgetter("p50")(row["milliseconds"])
     itemgetter("torch")(row["versions"])
-    if row["benchmark"] in ("training_step", "step_breakdown"):
-        itemgetter("batch", "precision")(row["case"])
+    keys = _CASES.get(row["benchmark"])
+    if keys:
+        itemgetter(*keys)(row["case"])
     return row
 
 
@@ -99,30 +121,77 @@ def with_section(readme: str, section: str) -> str:
 
 
 def section(rows: Sequence[Row]) -> str:
-    """Markdown: a table of training steps for each device and precision, and where each was measured."""
-    parts = []
-    for device in dict.fromkeys(row["device"] for row in _of("training_step", rows)):
-        own = [row for row in _shown(rows) if row["device"] == device]
-        precisions = list(dict.fromkeys(row["case"]["precision"] for row in own))
-        if not own:
-            continue
-        heads = [head for precision in precisions for head in (f"{precision}, ms", "x plain")]
-        lines = [f"**{device}**", "", f"| step | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
-        for name in dict.fromkeys(row["name"] for row in own):
-            cells = []
-            for precision in precisions:
-                found = [row for row in own if (row["name"], row["case"]["precision"]) == (name, precision)]
-                cells += _cells(found[0]) if found else ["", ""]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        parts.append("\n".join([*lines, "", _origin(own)]))
-    return "\n\n".join(parts) + "\n"
+    """Markdown: for each device its training steps, what wasn't measured there, and other figures of it."""
+    parts = list(map(_of_device, _by_device(rows).values()))
+    if _breakdown(rows):
+        parts.append("![Where the time of a step goes, by operator, beside its floor](docs/step_breakdown.png)\n")
+    return "\n".join(parts)
 
 
-def _cells(row: Row) -> list[str]:
-    middle, figures = row["milliseconds"]["p50"], row["figures"]
-    ratio = figures.get("ratio p50")
-    spread = "" if ratio is None else f"{ratio:.2f} ({figures['ratio p20']:.2f} to {figures['ratio p80']:.2f})"
-    return [f"{middle:.1f}" if middle >= 10 else f"{middle:.2f}", spread]
+def _by_device(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    devices = dict.fromkeys(row["device"] for row in _steps(rows))
+    return {device: [row for row in rows if row["device"] == device] for device in devices}
+
+
+def _of_device(rows: Sequence[Row]) -> str:
+    steps = _steps(rows)
+    parts = [f"**{steps[0]['device']}**\n"]
+    for batch in sorted({row["case"]["batch"] for row in steps}):
+        table = _table([row for row in steps if row["case"]["batch"] == batch])
+        folded = f"<details><summary>Batches of {batch}</summary>\n\n{table}\n</details>\n"
+        parts.append(f"Batches of {batch}:\n\n{table}" if batch == BATCHES[0] else folded)
+    missing = [
+        *[f'"{name}"' for name in STEPS if name not in {row["name"] for row in steps}],
+        *[f"{own} images" for own in BATCHES if own not in {row["case"]["batch"] for row in steps}],
+        *[own for own in PRECISIONS if own not in {row["case"]["precision"] for row in steps}],
+    ]
+    parts.append(fill(f"{_origin(steps)} Not measured here: {'; '.join(missing) or 'nothing'}.", 120) + "\n")
+    others = [*map(_run, _of("run", rows)), *map(_python, _of("python", rows))]
+    return "\n".join([*parts, *(["\n".join(others) + "\n"] if others else [])])
+
+
+def _table(steps: Sequence[Row]) -> str:
+    heads = ("step", "precision", "ms", "images/s", "x plain", "x roofline", "launches", "peak MB")
+    lines = [f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
+    ordered = sorted(steps, key=lambda row: (_place(PRECISIONS, row["case"]["precision"]), _place(STEPS, row["name"])))
+    for row in ordered:
+        figures = row["figures"]
+        ratio = figures.get("ratio p50")
+        cells = [
+            row["name"],
+            row["case"]["precision"],
+            _short(row["milliseconds"]["p50"]),
+            _short(figures.get("images/s")),
+            "" if ratio is None else f"{ratio:.2f} ({figures['ratio p20']:.2f} to {figures['ratio p80']:.2f})",
+            "" if (roofline := figures.get("ratio to roofline")) is None else f"{roofline:.2f}",
+            str(figures.get("launches") or ""),
+            _short(figures.get("peak MB")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _place(known: Sequence[str], name: str) -> int:
+    return known.index(name) if name in known else len(known)
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _run(row: Row) -> str:
+    case, figures = row["case"], row["figures"]
+    return (
+        f"- {row['name']} of {case['data']}: {row['milliseconds']['p50'] / 1e3:.1f} s for {case['epochs']} epochs of "
+        f"{case['images']} images, {case['widths']} widths, {case['precision']}, batches of {case['batch']}. From this "
+        f"follow {figures['estimate of a full cell, hours']:.1f} hours for a full cell of the paper, which wasn't run."
+    )
+
+
+def _python(row: Row) -> str:
+    return f"- Python and framework a step, {row['name']}, one thread: {row['milliseconds']['p50']:.2f} ms."
 
 
 def _origin(rows: Sequence[Row]) -> str:
@@ -134,7 +203,8 @@ def _origin(rows: Sequence[Row]) -> str:
     repetitions = " or ".join(map(str, sorted({row["repetitions"] for row in rows})))
     return (
         f"Medians of {repetitions} interleaved repetitions, and the 20th and 80th percentile of the ratios, which are "
-        f'to\n"{plain}" of the same precision, repetition by repetition. torch {all_of("torch")}, commit {commits}.'
+        f'to "{plain}" of the same precision, repetition by repetition. A launch is an operator on a CPU. torch '
+        f"{all_of('torch')}, commit {commits}."
     )
 
 
@@ -142,18 +212,30 @@ def _of(benchmark: str, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["benchmark"] == benchmark]
 
 
-def _shown(rows: Sequence[Row]) -> list[Row]:
-    steps = _of("training_step", rows)
+def _steps(rows: Sequence[Row]) -> list[Row]:
+    """Those of whole networks of the case shown, at any batch size."""
+    steps = [row for row in _of("training_step", rows) if "channels" not in row["case"]]
     return [row for row in steps if all(row["case"].get(key) == value for key, value in SHOWN.items())]
+
+
+def _breakdown(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in _of("step_breakdown", rows) if "channels" not in row["case"]]
+
+
+def _drawn(rows: Sequence[Row]) -> list[Row]:
+    return [
+        row
+        for row in _steps(rows)
+        if row["case"]["batch"] == BATCHES[0] and row["figures"].get("ratio p50") is not None
+    ]
 
 
 def _draw_steps(rows: Sequence[Row], path: Path) -> Path:
     """Bars of each step's ratio to the plain one, a panel for each device."""
     pyplot = load_extra("matplotlib.pyplot", "plot")
     panels: dict[str, list[Row]] = {}
-    for row in _shown(rows):
-        if row["figures"].get("ratio p50") is not None:
-            panels.setdefault(row["device"], []).append(row)
+    for row in sorted(_drawn(rows), key=lambda row: _place(STEPS, row["name"])):
+        panels.setdefault(row["device"], []).append(row)
     with pyplot.style.context(STYLE):
         height = max(2 + 0.32 * len(own) for own in panels.values())
         figure, axes = pyplot.subplots(
@@ -161,7 +243,7 @@ def _draw_steps(rows: Sequence[Row], path: Path) -> Path:
         )
         for axis, (device, own) in zip(axes[0], panels.items(), strict=True):
             names = list(dict.fromkeys(row["name"] for row in own))
-            precisions = list(dict.fromkeys(row["case"]["precision"] for row in own))
+            precisions = sorted({row["case"]["precision"] for row in own}, key=partial(_place, PRECISIONS))
             thickness = 0.8 / len(precisions)
             for place, precision in enumerate(precisions):
                 found = {
@@ -182,7 +264,7 @@ def _draw_steps(rows: Sequence[Row], path: Path) -> Path:
 def _draw_breakdown(rows: Sequence[Row], path: Path) -> Path:
     """Stacked bars of the time by operator, measured and at least, a pair for each device and precision."""
     pyplot = load_extra("matplotlib.pyplot", "plot")
-    own = _of("step_breakdown", rows)
+    own = _breakdown(rows)
     groups = list(dict.fromkeys(row["name"] for row in own))
     cases = list(dict.fromkeys((row["device"], row["case"]["precision"], row["case"]["batch"]) for row in own))
     with pyplot.style.context(STYLE):

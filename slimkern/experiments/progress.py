@@ -107,6 +107,7 @@ class ProgressRecorder(Recorder):
             f"loss {summary.loss:.4f}",
             *([] if validation is None else [f"validation {validation:.1f} %"]),
             f"{summary.seconds:.2f} s/epoch",
+            *([] if summary.peak_memory is None else [f"{summary.peak_memory / 1e6:.0f} MB"]),
             f"{duration(self._pace.seconds_left(summary.task, summary.epoch + 1))} left",
         ]
         if self._live is None:

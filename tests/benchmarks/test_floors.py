@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 floors = pytest.importorskip("floors")
+rows = pytest.importorskip("rows")
 H200 = floors.Machine(flops=790e12, bandwidth=4.3e12)
 FOUR = [0.25, 0.5, 0.75, 1.0]
 
@@ -26,3 +28,14 @@ def test_where_memory_decides_activations_cost_their_widths() -> None:
     plain, every = (floors.step_floor(machine, 8, shares, 4) for shares in ([1.0], FOUR))
     assert every["batch norm, ReLU, addition"] / plain["batch norm, ReLU, addition"] == pytest.approx(2.5)
     assert every["update of the weights"] == plain["update of the weights"]
+
+
+def test_no_arithmetic_of_a_step_is_faster_than_the_machine() -> None:
+    """Convolutions beat products of matrices on some machines: a floor of products alone would be none."""
+    machine = floors.Machine.measured(torch.float32, "cpu", budget=1.0)
+    assert machine is floors.Machine.measured(torch.float32, "cpu", budget=1.0)
+    work = floors.arithmetic(torch.float32, "cpu")
+    times = rows.in_turns({name: call for name, (call, _) in work.items()}, 3)
+    for name, (_, flops) in work.items():
+        assert flops / rows.percentiles(times[name])["p50"] < 1.3 * machine.flops
+    assert len(times) == 5

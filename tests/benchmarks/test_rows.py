@@ -15,6 +15,14 @@ def test_calls_take_turns_and_warm_up_untimed() -> None:
     assert [len(own) for own in times.values()] == [3, 3] and all(own > 0 for own in times["a"] + times["b"])
 
 
+def test_a_budget_ends_the_rounds_but_for_the_fewest() -> None:
+    called: list[str] = []
+    calls = {"a": lambda: called.append("timed")}
+    times = rows.in_turns(calls, 50, warmup=1, budget=0.0, before=called.append)
+    assert len(times["a"]) == rows.FEWEST and called == ["a", "timed"] * (1 + rows.FEWEST)
+    assert len(rows.in_turns(calls, 5, budget=60.0)["a"]) == 5
+
+
 def test_ratios_are_taken_repetition_by_repetition() -> None:
     assert rows.ratios({"own": [2.0, 9.0], "other": [1.0, 3.0]}, "own", "other") == [2, 3]
 

@@ -51,6 +51,22 @@ def test_an_overflow_of_float16_skips_the_step_and_lowers_the_scale(steps: int) 
     assert optimiser.state_dict()["scaler"]["scale"] == scale / 2
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_that_broke_off_late_is_taken_again(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, truth = parameters(), parameters()
+    broken, whole = (Optimiser(given, replace(PLAIN, precision=precision)) for given in (own, truth))
+
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="not permitted"):
+        patch.setattr(nn.utils, "clip_grad_norm_", refuse)
+        broken.step(loss_of(own))
+    for optimiser, given in ((broken, own), (whole, truth)):
+        optimiser.step(loss_of(given))
+    assert all(torch.equal(one, other) for one, other in zip(own, truth, strict=True))
+
+
 def test_after_a_first_step_that_was_skipped_nothing_is_left_of_it() -> None:
     config, (one, other) = replace(PLAIN, precision="fp16"), (parameters(), parameters())
     skipped, fresh = Optimiser(one, config), Optimiser(other, config)

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -12,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimkern.continual.config import ConfigError, MethodName
 from slimkern.continual.data.augment import Augmentation
@@ -239,67 +235,6 @@ def test_a_last_step_with_a_finite_loss_that_breaks_the_weights_is_told() -> Non
     with pytest.raises(DivergedError, match=r"the norm of the weights after task 0, epoch 0, step 0 .* is (nan|inf)"):
         train(replace(EXPLOSIVE, tasks=1, epochs=1, batch_size=128), few_digits(), told)
     assert not told.checkpoints
-
-
-READBACKS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
-
-
-class CountReadbacks(TorchDispatchMode):
-    """Counts the operators that make the host wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        self.seen[str(func)] += func in READBACKS
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def readbacks() -> Iterator[Counter[str]]:
-    """Counts also what a CPU does without an operator."""
-    with pytest.MonkeyPatch.context() as patch, CountReadbacks() as mode:
-        for name in ("cpu", "tolist", "numpy"):
-            patch.setattr(Tensor, name, counted(name, mode.seen))
-        yield mode.seen
-
-
-def counted(name: str, seen: Counter[str]) -> Callable[..., Any]:
-    own = getattr(Tensor, name)
-
-    def read_back(tensor: Tensor, *args: Any) -> Any:
-        seen[name] += 1
-        return own(tensor, *args)
-
-    return read_back
-
-
-def readbacks_of_a_run(**changes: Any) -> Counter[str]:
-    config = replace(TINY, epochs=1, **changes)
-    data = few_digits()
-    with readbacks() as seen:
-        train(config, data)
-    return +seen
-
-
-@every_method
-def test_no_step_reads_back_from_the_device(method: MethodName) -> None:
-    few, many = (readbacks_of_a_run(method=method, batch_size=size) for size in (45, 8))
-    assert few.total() > 0
-    assert few == many
-
-
-def test_a_method_that_reads_its_loss_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Impatient(FineTuning):
-        def losses(self, step: Step) -> dict[str, Tensor]:
-            parts = super().losses(step)
-            assert parts["cross-entropy"] >= 0
-            return parts
-
-    patient = readbacks_of_a_run()
-    monkeypatch.setitem(METHODS, "ft", Impatient)
-    assert readbacks_of_a_run().total() == patient.total() + 2 * 6
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,14 @@ README = f"before\n{BEGIN}\nold\n{END}\nafter\n"
 
 def step(name: str, ms: float, ratio: float | None, precision: str = "fp32", **case: Any) -> dict[str, Any]:
     figures = {} if ratio is None else {"ratio p20": ratio - 0.1, "ratio p50": ratio, "ratio p80": ratio + 0.1}
+    measured = {"images/s": 64e3 / ms, "ratio to roofline": 1.234, "launches": 434, "peak MB": 1234.5}
     return {
         "benchmark": "training_step",
         "case": {"batch": 64, "precision": precision, "widths": 4, "scroll": 0, **case},
         "name": name,
         "milliseconds": {"p20": ms - 1, "p50": ms, "p80": ms + 1},
         "repetitions": 7,
-        "figures": {"plain": "plain, eager", **figures},
+        "figures": {"plain": "plain, eager", **figures, **measured},
         "device": "CPU test",
         "versions": {"torch": "2.15.0"},
         "commit": "0123456789ab",
@@ -34,11 +35,20 @@ def part(name: str, ms: float, floor: float | None) -> dict[str, Any]:
     return {**own, "benchmark": "step_breakdown", "figures": {"floor ms": floor, "share": 0.5}}
 
 
+def run() -> dict[str, Any]:
+    own = step("one task, eager", 12345.6, None)
+    case = {"data": "cifar100", "widths": 4, "precision": "fp32", "batch": 64, "epochs": 1, "images": 320}
+    return {**own, "benchmark": "run", "case": case, "figures": {"estimate of a full cell, hours": 55.55}}
+
+
 ROWS = [
     step("plain, eager", 600.04, 1.0),
     step("slimkern native, eager", 1234.56, 2.0567),
     step("slimkern native, eager", 9.876, 1.9, "bf16"),
     step("slimkern native, eager", 77.0, 9.0, batch=128),
+    step("slimkern native, eager", 0.1, 0.1, channels=8),
+    run(),
+    {**step("slimkern, without its operators", 2.5, None), "benchmark": "python", "case": {"widths": 4}},
     part("convolutions forward", 3.0, 2.0),
     part("all else", 1.0, None),
 ]
@@ -52,16 +62,37 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_table_shows_medians_and_ratios_of_the_case_shown() -> None:
-    assert section(ROWS) == (
-        "**CPU test**\n\n"
-        "| step | fp32, ms | x plain | bf16, ms | x plain |\n"
-        "| --- | ---: | ---: | ---: | ---: |\n"
-        "| plain, eager | 600.0 | 1.00 (0.90 to 1.10) |  |  |\n"
-        "| slimkern native, eager | 1234.6 | 2.06 (1.96 to 2.16) | 9.88 | 1.90 (1.80 to 2.00) |\n\n"
-        "Medians of 7 interleaved repetitions, and the 20th and 80th percentile of the ratios, which are to\n"
-        "\"plain, eager\" of the same precision, repetition by repetition. torch 2.15.0, commit 0123456789ab.\n"
-    )  # fmt: skip
+HEAD = (
+    "| step | precision | ms | images/s | x plain | x roofline | launches | peak MB |\n"
+    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+)
+
+
+def test_the_tables_show_all_that_was_measured_of_the_case_shown() -> None:
+    shown = section(ROWS)
+    assert shown.startswith(
+        f"**CPU test**\n\nBatches of 64:\n\n{HEAD}"
+        "| plain, eager | fp32 | 600.0 | 106.7 | 1.00 (0.90 to 1.10) | 1.23 | 434 | 1234 |\n"
+        "| slimkern native, eager | fp32 | 1235 | 51.8 | 2.06 (1.96 to 2.16) | 1.23 | 434 | 1234 |\n"
+        "| slimkern native, eager | bf16 | 9.88 | 6480 | 1.90 (1.80 to 2.00) | 1.23 | 434 | 1234 |\n"
+        f"\n<details><summary>Batches of 128</summary>\n\n{HEAD}"
+        "| slimkern native, eager | fp32 | 77.0 | 831.2 | 9.00 (8.90 to 9.10) | 1.23 | 434 | 1234 |\n"
+        "\n</details>\n\nMedians of 7 interleaved repetitions, and the 20th and 80th percentile of the ratios"
+    )
+    assert shown.endswith(
+        "- one task, eager of cifar100: 12.3 s for 1 epochs of 320 images, 4 widths, fp32, batches of 64. From this "
+        "follow 55.5 hours for a full cell of the paper, which wasn't run.\n"
+        "- Python and framework a step, slimkern, without its operators, one thread: 2.50 ms.\n\n"
+        "![Where the time of a step goes, by operator, beside its floor](docs/step_breakdown.png)\n"
+    )
+    assert "torch 2.15.0, commit 0123456789ab" in shown.replace("\n", " ")
+
+
+def test_what_was_not_measured_is_named() -> None:
+    unwrapped = section(ROWS).replace("\n", " ")
+    missing = unwrapped.partition("Not measured here: ")[2].partition(".  ")[0].split("; ")
+    assert '"plain, captured"' in missing and '"plain, eager"' not in missing
+    assert missing[-3:] == ["256 images", "tf32", "fp16"] and len(missing) == len(module.STEPS) - 2 + 3
 
 
 def test_only_what_is_between_the_marks_changes() -> None:

@@ -22,8 +22,8 @@ class Clock:
         return self.now
 
 
-def summary(task: int, epoch: int, validation: float | None = 51.25) -> EpochSummary:
-    return EpochSummary(task, epoch, 1.25, {}, 0.1, validation, 10.0)
+def summary(task: int, epoch: int, validation: float | None = 51.25, peak: int | None = None) -> EpochSummary:
+    return EpochSummary(task, epoch, 1.25, {}, 0.1, validation, 10.0, peak)
 
 
 def test_time_left_counts_steps_and_not_epochs() -> None:
@@ -50,13 +50,13 @@ def test_without_a_terminal_one_unbroken_line_an_epoch() -> None:
         clock.now += 10
         progress.epoch_finished(summary(0, 0))
         progress.checkpoint({})
-        progress.epoch_finished(summary(0, 1, validation=None))
+        progress.epoch_finished(summary(0, 1, validation=None, peak=1234567890))
         progress.task_finished(0, COUNTS)
         progress.finished(COUNTS)
     assert file.getvalue().splitlines() == [
         "2 tasks, 20 classes, 2 epochs a task, widths 0.5, 1, 11.20 M parameters",
         "task 1/2  epoch 1/2  loss 1.2500  validation 51.2 %  10.00 s/epoch  1 min 10 s left",
-        "task 1/2  epoch 2/2  loss 1.2500  10.00 s/epoch  30 s left",
+        "task 1/2  epoch 2/2  loss 1.2500  10.00 s/epoch  1235 MB  30 s left",
         "task 1/2 learned: average accuracy 70.00 % task-agnostic, 80.00 % task-aware",
         "finished after 10 s",
     ]

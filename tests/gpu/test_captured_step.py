@@ -11,14 +11,16 @@ import torch
 
 from slimkern.captured_step import _Recording
 from slimkern.continual.config import MethodName
-from slimkern.continual.methods import METHODS
+from slimkern.continual.methods import METHODS, Method
 from slimkern.continual.precision import PrecisionName
+from slimkern.continual.recorder import Plan
 from slimkern.continual.step import TrainStep
 from slimkern.continual.training import train
 from tests.continual.few_digits import TINY, Listener, few_digits
 
 pytestmark = pytest.mark.gpu
 LONGER = replace(TINY, epochs=4)
+BY_STEPS = [name for name, method in METHODS.items() if method.losses is not Method.losses]
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 0.1, "fp16": 0.05}
 
 
@@ -36,7 +38,7 @@ def test_captured_and_eager_runs_lose_the_same_float32(precision: PrecisionName)
     assert captured == pytest.approx(eager, rel=TOLERANCE[precision])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BY_STEPS)
 def test_every_method_can_be_captured(method: MethodName) -> None:
     extra: dict[str, Any] = {"exemplars": 20} if METHODS[method].needs_exemplars else {}
     captured, eager = (losses(way, method=method, **extra) for way in (False, True))
@@ -66,3 +68,23 @@ def strictly(function: Callable[..., Any]) -> Callable[..., Any]:
 def test_no_step_waits_for_the_device(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kind, "__call__", strictly(kind.__call__))
     losses(eager=kind is TrainStep)
+
+
+class Strict(Listener):
+    """Lets the host wait for the device nowhere in the last epoch of a task, from its first step to its last."""
+
+    def started(self, plan: Plan, task: int, epoch: int) -> None:
+        super().started(plan, task, epoch)
+        self.steps, self.epochs_of_a_task = plan.steps, plan.epochs
+
+    def step_launched(self, task: int, epoch: int, steps: int) -> None:
+        within = epoch == self.epochs_of_a_task - 1 and steps < self.steps[task]
+        torch.cuda.set_sync_debug_mode("error" if within else "default")
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["captured", "eager"])
+def test_no_epoch_waits_for_the_device(eager: bool) -> None:
+    try:
+        train(LONGER, few_digits(), Strict(), device="cuda", eager=eager)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
