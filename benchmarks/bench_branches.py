@@ -3,9 +3,9 @@
     python benchmarks/bench_branches.py [--batch 32] [--branches 6] [--channels 16] [--save]
 
 The loop is `[branch(maps) for branch in branches]` with ordinary torch modules, once channels-last and once as PyTorch
-lays tensors out by default. Also shown is a convolution with as many groups as there are branches, with batch norms folded
-in as well, which is what the grouped pass might have been. All take their turns in one process; the figures to read are
-the medians of the ratios, repetition by repetition.
+lays tensors out by default. Beside them stands a convolution with a group for each branch, batch norms folded in too,
+which is what the grouped pass might have been. All take their turns in one process; the figures to read are the medians
+of the ratios, repetition by repetition.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The classifier of SCL-PNC: an adapt layer, and fixed directions as far apart as can be (an equiangular tight frame)."""
+"""The classifier of SCL-PNC: an adapt layer, and fixed directions that are as far apart as can be."""
 
 from __future__ import annotations
 
