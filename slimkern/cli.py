@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import tyro
 from rich.console import Console
 
-from slimkern.continual.config import ConfigError, TrainConfig
-from slimkern.continual.methods import METHODS
+from slimkern.continual.config import ConfigError, MethodName, TrainConfig
+from slimkern.continual.methods import METHODS, config_for
 from slimkern.continual.processes import joined_processes
 from slimkern.experiments.analysis.analyse import analyse as make_analysis
 from slimkern.experiments.bench_report import bench_report
@@ -37,6 +40,7 @@ app = tyro.extras.SubcommandApp()
 
 def run_or_explain(command: Any) -> int:
     """Run a command line; the exit status."""
+    command.command(partial(train, config=_starting_point(sys.argv[1:])), name="train")
     try:
         command.cli(prog="slimkern", description="Slimmable and scrolling networks for continual learning.")
     except MENDABLE as error:
@@ -203,6 +207,16 @@ def bench(
 def info() -> None:
     """Say which backends serve the operators here, and what is missing."""
     print(describe())
+
+
+def _starting_point(arguments: Sequence[str]) -> TrainConfig:
+    """The configuration that a command line changes: each method has defaults of its own."""
+    method = "ft"
+    for given, following in pairwise([*arguments, ""]):
+        flag, equals, value = given.partition("=")
+        if flag == "--method":
+            method = value if equals else following
+    return config_for(cast(MethodName, method if method in METHODS else "ft"))
 
 
 def _show(table: Table) -> None:

@@ -114,11 +114,40 @@ def test_help_names_every_choice(typed: Typed, capsys: pytest.CaptureFixture[str
         "--device",
         "--tensorboard",
         "--method",
-        "{ft,lwf,ewc,mas,icarl,bic,lucir,joint,freezing,autoactivator}",
+        "{ft,lwf,ewc,mas,icarl,bic,lucir,joint,freezing,autoactivator,",
         "--widths",
     ):
         assert flag in printed
     assert "--config." not in printed
+
+
+@pytest.mark.parametrize(
+    ("flag", "defaults"),
+    [
+        ("", {"--exemplars INT": "0", "--batch-size INT": "64", "--channels INT": "64", "--momentum FLOAT": "0.0"}),
+        ("--method autoactivator", {"--exemplars INT": "0", "--batch-size INT": "64", "--widths": "1.0"}),
+        ("--method=scl-pnc", {"--exemplars INT": "3312", "--batch-size INT": "128", "--channels INT": "16"}),
+        ("--tasks 3 --method scl-pnc", {"--exemplars INT": "3312", "--momentum FLOAT": "0.9", "--widths": "1.0"}),
+    ],
+    ids=["none", "autoactivator", "scl-pnc", "scl-pnc among others"],
+)
+def test_help_shows_the_defaults_of_the_method(
+    typed: Typed, capsys: pytest.CaptureFixture[str], flag: str, defaults: dict[str, str]
+) -> None:
+    assert typed(f"train {flag} --help") == 0
+    words = " ".join(spoken(capsys)[0].replace("│", " ").split())
+    for option, value in defaults.items():
+        _, _, following = words.partition(f"{option} ")
+        assert following.partition("(default: ")[2].partition(")")[0] == value, option
+
+
+def test_a_given_flag_overrides_the_default_of_the_method(typed: Typed, tmp_path: Path) -> None:
+    line = "--data digits --tasks 2 --first-task-classes 5 --class-order seed --augmentation shift --exemplars 20"
+    out = tmp_path / "run"
+    assert typed(f"train --method scl-pnc {line} --channels 2 --epochs 1 --device cpu --out {out}") == 0
+    config = RunFolder.read(out).config
+    assert (config["exemplars"], config["channels"], config["batch_size"], config["widths"]) == (20, 2, 128, [1.0])
+    assert (config["decay_at"], config["first_task_decay_at"]) == ([0.4, 0.6, 0.75], [0.8, 0.9])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ LENGTHS = {
     for folder in ("slimkern", "tests", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
 }
-OPERATORS_WITHOUT_MODULE = {"pack_weights", "scroll_conv2d_batch_norm"}
+OPERATORS_WITHOUT_MODULE = {"branch_conv2d", "branch_linear", "pack_weights", "scroll_conv2d_batch_norm"}
 
 
 def syntax(path: Path) -> ast.Module:

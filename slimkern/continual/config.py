@@ -11,12 +11,15 @@ from slimkern.continual.precision import PrecisionName
 from slimkern.continual.selection import SelectionName
 from slimkern.widths import Widths
 
-MethodName = Literal["ft", "lwf", "ewc", "mas", "icarl", "bic", "lucir", "joint", "freezing", "autoactivator"]
-ModelName = Literal["resnet18"]
+MethodName = Literal[
+    "ft", "lwf", "ewc", "mas", "icarl", "bic", "lucir", "joint", "freezing", "autoactivator", "scl-pnc"
+]
+ModelName = Literal["resnet18", "resnet32-branches"]
 ClassOrder = Literal["seed", "sorted", "icarl"]
 Protocol = Literal["paper", "released"]
 ScrollName = Literal["constant", "none", "random", "correlation"]
 NonlinearityName = Literal["sigmoid", "relu", "tanh"]
+ExpandName = Literal["always", "demand"]
 Homogeneity = Literal["none", "task", "class"]
 
 
@@ -52,9 +55,9 @@ class TrainConfig:
     validation: float = 0.1
     """Share of each class's training images that is held out."""
     augmentation: str | None = None
-    """crop-resize (the paper's), crop-flip, shift or none; by default what suits the data set."""
+    """crop-resize (the paper's), crop-flip, crop-flip-jitter, shift or none; by default what suits the data set."""
     model: ModelName = "resnet18"
-    """Network: ResNet-18 with a 3x3 stem and no max-pooling."""
+    """Network: ResNet-18 with a 3x3 stem and no max-pooling; or SCL-PNC's branches of ResNet-32."""
     channels: int = 64
     """Channels of the network's first stage."""
     method: MethodName = "ft"
@@ -77,7 +80,8 @@ class TrainConfig:
     """Blocks that `--scroll constant` scrolls by from task to task; 0 never scrolls."""
     protocol: Protocol = "paper"
     """Where the paper and its released code differ: `released` adds penalties on weights once for each width, and
-    rounds the exemplars of a class up, so that they may be more than --exemplars in all."""
+    rounds the exemplars of a class up, so that they may be more than --exemplars in all. For scl-pnc: frozen parts stay
+    in training mode, and the second task distils from the sum of both branches."""
     search: bool = False
     """Search the learning rate and the method's strength of each task on its held-out images, as FACIL does."""
     epochs: int = 200
@@ -94,8 +98,12 @@ class TrainConfig:
     """When the learning rate falls, as shares of a task's epochs: 80 and 120 of 200."""
     decay_by: float = 0.1
     """What the learning rate is multiplied by then."""
+    first_task_weight_decay: float | None = None
+    """Weight decay in the first task, where it is another one."""
+    first_task_decay_at: tuple[float, ...] | None = None
+    """When the learning rate falls in the first task, where that is at other times."""
     clip: float = 10000.0
-    """Largest norm of the gradient of all parameters."""
+    """Largest norm of the gradient of all parameters; for scl-pnc of the branches', the neck's and the head's."""
     precision: PrecisionName = "fp32"
     """What a step computes in: fp32, tf32, or bf16 and fp16 by autocast; weights stay float32."""
     recompute: bool = False
@@ -108,6 +116,11 @@ class TrainConfig:
     """AutoActivator: test images that one decision about the unit to wake is made for."""
     homogeneous: Homogeneity = "none"
     """AutoActivator: whether such images all come from one task, as in its paper, or from one class."""
+    expand: ExpandName = "always"
+    """SCL-PNC: a branch for each task, or only where the present ones don't suffice: see docs/scl_pnc.md."""
+    best_on_test: bool = False
+    """SCL-PNC: also note the best accuracy on the test images over a task's epochs, which no report takes for a
+    result."""
     seed: int = 0
     """Seed of the class order, the network, the order of images and their augmentation."""
 
@@ -118,8 +131,11 @@ class TrainConfig:
         for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name}={getattr(self, name)} must lie in {low} to {high}")
-        if any(not 0 < share < 1 for share in self.decay_at):
-            raise ConfigError(f"decay_at={self.decay_at} must be shares of a task's epochs between 0 and 1")
+        for name in ("decay_at", "first_task_decay_at"):
+            if any(not 0 < share < 1 for share in getattr(self, name) or ()):
+                raise ConfigError(f"{name}={getattr(self, name)} must be shares of a task's epochs between 0 and 1")
+        if self.first_task_weight_decay is not None and not 0 <= self.first_task_weight_decay <= _MANY:
+            raise ConfigError(f"first_task_weight_decay={self.first_task_weight_decay} must lie in 0 to {_MANY}")
         if self.exemplars and self.exemplars_per_class:
             raise ConfigError(
                 f"exemplars={self.exemplars} and exemplars_per_class={self.exemplars_per_class}: give only one of them"
@@ -134,6 +150,7 @@ class TrainConfig:
             allowed = f"lie in 2 to {count}, the number of widths" if count > 1 else "be left out for a single width"
             raise ConfigError(f"widths_per_step={self.widths_per_step} must {allowed}")
         self._check_units()
+        self._check_branches()
 
     def all_widths(self) -> Widths:
         """The widths: one number above 1 counts even ones, anything else are the fractions themselves.
@@ -165,14 +182,39 @@ class TrainConfig:
                     f"{name}={getattr(self, name)!r}: autoactivator trains no network and keeps no images; leave it out"
                 )
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """Learning rate of an epoch of any task, counted from 0."""
-        falls = sum(epoch >= max(1, round(share * self.epochs)) for share in self.decay_at)
+    def _check_branches(self) -> None:
+        """What only SCL-PNC takes, and what it doesn't."""
+        if self.method == "scl-pnc":
+            if self.widths not in ((1,), (1.0,)):
+                raise ConfigError(f"widths={self.widths}: scl-pnc has branches and no widths; give --widths 1")
+            if self.search:
+                raise ConfigError("search=True: scl-pnc has the rates of its paper; leave --search out")
+            if self.recompute:
+                raise ConfigError("recompute=True: scl-pnc keeps nothing of frozen branches anyway; leave it out")
+            if self.model != "resnet32-branches":
+                raise ConfigError(f"model={self.model!r}: scl-pnc is for resnet32-branches")
+            return
+        if self.model == "resnet32-branches":
+            raise ConfigError(f"model={self.model!r} is for method scl-pnc, not {self.method}")
+        for name in ("expand", "best_on_test"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise ConfigError(f"{name}={getattr(self, name)!r} is for method scl-pnc, not {self.method}")
+
+    def learning_rate_at(self, epoch: int, task: int = 0) -> float:
+        """Learning rate of an epoch of a task, both counted from 0."""
+        shares = self.decay_at if task or self.first_task_decay_at is None else self.first_task_decay_at
+        falls = sum(epoch >= max(1, round(share * self.epochs)) for share in shares)
         return self.learning_rate * self.decay_by**falls
+
+    def weight_decay_of(self, task: int) -> float:
+        """Weight decay of a task, counted from 0."""
+        first = self.first_task_weight_decay
+        return self.weight_decay if task or first is None else first
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, with the widths as fractions."""
-        return {**asdict(self), "widths": list(self.all_widths().fractions), "decay_at": list(self.decay_at)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {**plain, "widths": list(self.all_widths().fractions)}
 
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
@@ -187,6 +229,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": get_args(PrecisionName),
     "nonlinearity": (None, *get_args(NonlinearityName)),
     "homogeneous": get_args(Homogeneity),
+    "expand": get_args(ExpandName),
 }
 _OF_TRAINING = (
     "augmentation", "model", "channels", "exemplars", "exemplars_per_class", "selection", "widths_per_step", "scroll",

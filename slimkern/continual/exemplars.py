@@ -102,7 +102,9 @@ class Exemplars:
         ranks, (_, held_out) = rank_within_class(task.train.labels), self._of_class(task)
         return task.train.select(ranks >= held_out), task.train.select(ranks < held_out)
 
-    def update(self, task: Task, net: ContinualNet, rule: SelectionName, normalise: Normalise) -> None:
+    def update(
+        self, task: Task, net: ContinualNet, rule: SelectionName, normalise: Normalise, truncate: bool = False
+    ) -> None:
         """Choose again after a task, among its training images and the exemplars so far, as many of each class.
 
         Args:
@@ -110,6 +112,7 @@ class Exemplars:
             net: gives the features and logits to choose by, at width 1.0.
             rule: how to choose.
             normalise: uint8 images to the network's input.
+            truncate: choose for the new classes only; the others keep their first ones.
         """
         keep, keep_held_out = self._of_class(task)
         new, held_out = self.split(task)
@@ -120,6 +123,9 @@ class Exemplars:
         chosen = []
         for label in range(task.classes.stop):
             own = (candidates.labels == label).nonzero().squeeze(1)
+            if truncate and label < task.classes.start:
+                chosen.append(own[:keep])
+                continue
             chosen.append(own[select(rule, features[own], logits[own], label, min(keep, len(own)))])
         self.trained = candidates.select(torch.cat(chosen))
 

@@ -25,12 +25,15 @@ class Movement:
         self._start = {name: weight.detach().clone() for name, weight in _weights(net)}
 
     def by_block(self, net: nn.Module) -> dict[str, list[float]]:
-        """For each layer, by name, the relative movement |now - start| / |start| of each block, Frobenius norms."""
+        """For each layer, by name, the relative movement |now - start| / |start| of each block, Frobenius norms.
+
+        Empty for a network without such layers.
+        """
         moved = {
             name: (_norms(weight - self._start[name]) / _norms(self._start[name]).clamp_min(1e-30))
             for name, weight in _weights(net)
         }
-        blocks = torch.stack(list(moved.values())).tolist()
+        blocks = torch.stack(list(moved.values())).tolist() if moved else []
         return dict(zip(moved, blocks, strict=True))
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,16 +22,25 @@ class Optimiser:
         parameters: what is learned.
         config: says learning rate, momentum, weight decay, clipping and precision.
         processes: those that train together; each has the gradients of its own images.
+        weight_decay: in place of the configuration's.
+        clipped: parameters whose gradients are clipped together, each group by its own norm; by default all in one.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], config: TrainConfig, processes: Processes = ALONE) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        config: TrainConfig,
+        processes: Processes = ALONE,
+        weight_decay: float | None = None,
+        clipped: Sequence[Sequence[nn.Parameter]] | None = None,
+    ) -> None:
         self.parameters, self._clip, self._processes = list(parameters), config.clip, processes
-        self._device = self.parameters[0].device
+        self._device, self._clipped = self.parameters[0].device, clipped or [self.parameters]
         self._sgd = torch.optim.SGD(
             self.parameters,
             torch.tensor(config.learning_rate, device=self._device),
             momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            weight_decay=config.weight_decay if weight_decay is None else weight_decay,
             fused=True,
         )
         if config.momentum:
@@ -54,7 +63,8 @@ class Optimiser:
         self._scaler.scale(loss).backward()
         self._processes.add_up([own.grad for own in self.parameters if own.grad is not None])
         self._scaler.unscale_(self._sgd)
-        nn.utils.clip_grad_norm_(self.parameters, self._clip)
+        for group in self._clipped:
+            nn.utils.clip_grad_norm_(group, self._clip)
         self._scaler.step(self._sgd)
         self._scaler.update()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from slimkern.continual.branches.training import BranchTrainer
 from slimkern.continual.config import ConfigError, TrainConfig
 from slimkern.continual.data import Dataset
 from slimkern.continual.processes import ALONE, Processes
@@ -41,6 +42,10 @@ def make_trainer(
         if features is None and config.features is not None:
             features = _exported(config.features, device)
         return UnitTrainer(config, dataset, device, features)
+    if config.method == "scl-pnc":
+        if processes.count > 1:
+            raise ConfigError(f"{processes.count} processes: scl-pnc trains in one")
+        return BranchTrainer(config, dataset, device, eager=eager)
     return (SearchingTrainer if config.search else Trainer)(config, dataset, device, processes, eager)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkern.captured_step import CapturedStep, capture
 from slimkern.continual.config import TrainConfig
@@ -21,6 +21,7 @@ from slimkern.continual.loss_ring import LossRing
 from slimkern.continual.methods import Method, make_method
 from slimkern.continual.metrics import Counts
 from slimkern.continual.movement import Movement
+from slimkern.continual.network import ContinualNet
 from slimkern.continual.optimiser import Optimiser
 from slimkern.continual.precision import autocast, tensor_float_32
 from slimkern.continual.processes import ALONE, Processes
@@ -29,10 +30,10 @@ from slimkern.continual.scroll_policies import make_scroll_policy
 from slimkern.continual.seeding import seed_for
 from slimkern.continual.step import TrainStep
 from slimkern.continual.tasks import Task, build_tasks
-from slimkern.continual.width_choice import Choice, sandwiches
+from slimkern.continual.width_choice import sandwiches
 from slimkern.memory import forget_peak_memory, peak_memory
 from slimkern.models import resnet18
-from slimkern.nn import current_scroll, set_scroll
+from slimkern.nn import ScrollLinear, current_scroll, set_scroll
 
 State = dict[str, Any]
 _NETWORK, _TASK, _EPOCH, _AFTER, _WIDTHS = range(5)
@@ -107,14 +108,11 @@ class Trainer:
         self.augmentation = Augmentation.named(
             config.augmentation or dataset.augmentation, dataset.mean, dataset.std, device
         )
-        budget = Budget.of(config, self.method.held_out_share)
+        budget = self._budget()
         budget.check([size for task in self.tasks for size in class_sizes(task)])
         self.exemplars = Exemplars(budget, self.tasks[0].train)
         seed_for(config.seed, _NETWORK)
-        backbone = resnet18(
-            None, widths, in_channels=len(dataset.mean), channels=config.channels, recompute=config.recompute
-        )
-        self.net = self.method.network(backbone, widths).to(device).to(memory_format=torch.channels_last)
+        self.net = self._network(len(dataset.mean)).to(device).to(memory_format=torch.channels_last)
         self.counts = Counts.empty(widths.fractions, tuple(len(task.test) for task in self.tasks))
         self.task, self.epoch = 0, 0
 
@@ -132,7 +130,7 @@ class Trainer:
         return {
             "task": self.task,
             "epoch": self.epoch,
-            "heads": [head.out_features for head in self.net.heads],
+            "heads": self._growth(),
             "net": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict() if self.epoch else None,
             "method": self.method.state_dict(),
@@ -145,8 +143,7 @@ class Trainer:
     def load_state_dict(self, state: State) -> None:
         """Go on from a state given by `state_dict` under the same configuration."""
         self.task, self.epoch = state["task"], state["epoch"]
-        for classes in state["heads"]:
-            self.net.add_head(classes)
+        self._grow_to(state["heads"])
         self.net.load_state_dict(state["net"])
         self.method.load_state_dict(state["method"], self.net)
         self.exemplars.load_state_dict(state["exemplars"])
@@ -157,15 +154,46 @@ class Trainer:
             self.optimiser.load_state_dict(state["optimiser"])
             self.movement.load_state_dict(state["movement"])
 
+    def _network(self, in_channels: int) -> ContinualNet:
+        """The network before the first task."""
+        config, widths = self.config, self.config.all_widths()
+        backbone = resnet18(None, widths, in_channels, config.channels, config.recompute)
+        return self.method.network(backbone, widths)
+
+    def _budget(self) -> Budget:
+        """How many exemplars may be kept."""
+        return Budget.of(self.config, self.method.held_out_share)
+
+    def _grow(self, task: Task, recorder: Recorder) -> None:
+        """Make the network ready for a new task."""
+        scroll = self.scroll_policy.choose(self.net, task.index, self._sample(task))
+        self.net.add_head(len(task.classes))
+        set_scroll(self.net, scroll)
+        self._agree()
+        recorder.noted("scrolled", {"task": task.index, "scroll": current_scroll(self.net)})
+
+    def _growth(self) -> list[int]:
+        """How the network has grown, as far as `_grow_to` has to know it."""
+        return [head.out_features for head in cast(Sequence[ScrollLinear], self.net.heads)]
+
+    def _grow_to(self, growth: list[int]) -> None:
+        """Give the network before the first task the shape that it had."""
+        for classes in growth:
+            self.net.add_head(classes)
+
+    def _frozen(self) -> Sequence[nn.Module]:
+        """Parts of the network that the present task leaves as they are."""
+        return self.method.frozen(self.net, self._rehearsing)
+
+    def _clipped(self, learned: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+        """Parameters whose gradients are clipped together."""
+        return [learned]
+
     def _learn(self, task: Task, recorder: Recorder) -> None:
         config = self.config
         if self.epoch == 0:
             seed_for(config.seed, _TASK, task.index)
-            scroll = self.scroll_policy.choose(self.net, task.index, self._sample(task))
-            self.net.add_head(len(task.classes))
-            set_scroll(self.net, scroll)
-            self._agree()
-            recorder.noted("scrolled", {"task": task.index, "scroll": current_scroll(self.net)})
+            self._grow(task, recorder)
             self._set_optimiser()
             self.movement.begin(self.net.backbone)
             self.method.before_task(self.net, task.index)
@@ -177,7 +205,8 @@ class Trainer:
             self.epoch += 1
             recorder.epoch_finished(summary)
             recorder.checkpoint(self.state_dict())
-        recorder.noted("moved", {"task": task.index, "blocks": self.movement.by_block(self.net.backbone)})
+        if blocks := self.movement.by_block(self.net.backbone):
+            recorder.noted("moved", {"task": task.index, "blocks": blocks})
         seed_for(config.seed, _AFTER, task.index)
         self._finish(task)
         self._agree()
@@ -190,7 +219,8 @@ class Trainer:
         """Let the method and the exemplars keep what they need of a task that has been learned."""
         normalise = self.augmentation.normalise
         if self.exemplars.budget:
-            self.exemplars.update(task, self.net, self.config.selection, normalise)
+            truncate = self.method.truncates_exemplars
+            self.exemplars.update(task, self.net, self.config.selection, normalise, truncate)
             kept = (self.exemplars.trained, self.exemplars.held_out)
             self.method.after_selection(self.net, *(plain_batches(images, normalise) for images in kept))
         self.method.after_task(self.net, task.index, self._batches(self.exemplars.split(task)[0]))
@@ -214,14 +244,15 @@ class Trainer:
 
     def _set_optimiser(self) -> None:
         """A fresh optimiser for all that the method doesn't freeze."""
-        self.frozen = self.method.frozen(self.net, self._rehearsing)
+        self.frozen = self._frozen()
         self.net.requires_grad_(True)
         for part in self.frozen:
             part.requires_grad_(False)
         learned = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        self.optimiser = Optimiser(learned, self.config, self.processes)
+        decay = self.config.weight_decay_of(self.task)
+        self.optimiser = Optimiser(learned, self.config, self.processes, decay, self._clipped(learned))
 
-    def _step(self, task: Task, losses: LossRing) -> TrainStep:
+    def _step(self, task: Task, losses: LossRing) -> Callable[..., None]:
         return TrainStep(
             self.net,
             self.method,
@@ -242,18 +273,16 @@ class Trainer:
         self, task: Task, data: ImageSet, step: CapturedStep, ring: LossRing, recorder: Recorder
     ) -> EpochSummary:
         start = time.perf_counter()
-        rate = self.config.learning_rate_at(self.epoch)
+        rate = self.config.learning_rate_at(self.epoch, task.index)
         self.optimiser.set_rate(rate)
         seed_for(self.config.seed, _EPOCH, task.index, self.epoch)
-        self.net.train()
-        for part in self.frozen:
-            part.eval()
+        self._set_modes()
         ring.rewind()
         forget_peak_memory(self.device)
         with self.processes.one_batch(self.net):
-            batches = zip(self._chosen(data), self._widths_of_steps(task, ring.steps), strict=True)
-            for launched, (chosen, widths) in enumerate(batches, start=1):
-                step(chosen.images, chosen.labels, widths=widths)
+            batches = zip(self._chosen(data), self._kinds_of_steps(task, ring.steps), strict=True)
+            for launched, (chosen, kind) in enumerate(batches, start=1):
+                step(chosen.images, chosen.labels, **kind)
                 recorder.step_launched(task.index, self.epoch, launched)
         # The only read-back of the epoch.
         self.processes.add_up([ring.losses])
@@ -267,7 +296,7 @@ class Trainer:
             task.index,
             self.epoch,
             float(losses.sum(1).mean()),
-            dict(zip(names, means.tolist(), strict=True)),
+            {name: mean for name, mean, seen in zip(names, means.tolist(), present.any(0), strict=True) if seen},
             rate,
             validation,
             time.perf_counter() - start,
@@ -275,11 +304,19 @@ class Trainer:
             step.reason if self.device.type == "cuda" else None,
         )
 
-    def _widths_of_steps(self, task: Task, steps: int) -> list[Choice] | list[None]:
-        count = self.config.widths_per_step
+    def _set_modes(self) -> None:
+        """Put the network into training mode, but for what is frozen."""
+        self.net.train()
+        for part in self.frozen:
+            part.eval()
+
+    def _kinds_of_steps(self, task: Task, steps: int) -> list[dict[str, Any]]:
+        """Keyword arguments of each step of an epoch."""
+        count, config = self.config.widths_per_step, self.config
         if count is None:
-            return [None] * steps
-        return sandwiches(self.config.all_widths(), count, steps, self.config.seed, _WIDTHS, task.index, self.epoch)
+            return [{"widths": None}] * steps
+        chosen = sandwiches(config.all_widths(), count, steps, config.seed, _WIDTHS, task.index, self.epoch)
+        return [{"widths": widths} for widths in chosen]
 
     def _chosen(self, data: ImageSet) -> Iterator[ImageSet]:
         """Training images once, shuffled, a batch at a time."""

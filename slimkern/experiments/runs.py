@@ -28,14 +28,18 @@ METHOD_NAMES = {
     "joint": "Joint",
     "freezing": "Freezing",
     "autoactivator": "AutoActivator",
+    "scl-pnc": "SCL-PNC",
 }
 SCROLLING = {"scroll", "scroll_step"}
 UNITS = {"nonlinearity", "features", "test_batch", "homogeneous"}
+BRANCHES = {"expand", "best_on_test"}
 TRAINING = {
     "augmentation", "model", "channels", "epochs", "batch_size", "learning_rate", "momentum", "weight_decay",
-    "decay_at", "decay_by", "clip", "search", "protocol", "exemplars", "exemplars_per_class", "selection",
+    "decay_at", "decay_by", "first_task_weight_decay", "first_task_decay_at", "clip", "search", "protocol",
+    "exemplars", "exemplars_per_class", "selection",
 }  # fmt: skip
-"""Fields of the configuration that mean nothing to networks of one width, to networks, and to AutoActivator."""
+"""Fields of the configuration that mean nothing to networks of one width, to networks, to all but SCL-PNC, and to
+AutoActivator."""
 
 
 class ReportError(ValueError):
@@ -163,6 +167,7 @@ def _details(config: dict[str, Any]) -> dict[str, Any]:
     """The flat configuration without what a label says already and what means nothing for this run."""
     silent = {"method", "widths", "seed", "options"} | (SCROLLING if len(_widths(config)) == 1 else set())
     silent |= TRAINING if config.get("method") == "autoactivator" else UNITS
+    silent |= set() if config.get("method") == "scl-pnc" else BRANCHES
     options = config.get("options") or {}
     # Options belong to their method: having none of another method's is no difference.
     own = {f"{_method(config)}.{key}": value for key, value in options.items()}

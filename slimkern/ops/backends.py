@@ -17,6 +17,8 @@ BACKENDS = ("torch", "triton", "native")
 """All backends that a user may force: plain torch slab by slab, Triton kernels, compiled C++ and CUDA."""
 
 OPERATORS: dict[str, tuple[str, ...]] = {
+    "branch_conv2d": ("triton", "torch"),
+    "branch_linear": ("triton", "torch"),
     "pack_weights": ("native", "torch"),
     "ragged_head": ("native", "torch"),
     "scroll_conv2d": ("triton", "torch"),

@@ -88,10 +88,15 @@ def autocast(
     slabs: Sequence[Tensor], weight: Tensor, bias: Tensor | None
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """Cast arguments as PyTorch's autocast does for convolutions and linear layers, where it is switched on."""
-    if not slabs:
-        return [], weight, bias
-    device = slabs[0].device.type
-    if not torch.is_autocast_enabled(device) or slabs[0].dtype == torch.float64:
+    dtype = autocast_dtype(slabs[0]) if slabs else None
+    if dtype is None:
         return list(slabs), weight, bias
-    dtype = torch.get_autocast_dtype(device)
     return [slab.to(dtype) for slab in slabs], weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def autocast_dtype(slab: Tensor) -> torch.dtype | None:
+    """The dtype that PyTorch's autocast computes with a slab in; None where it leaves it as it is."""
+    device = slab.device.type
+    if not torch.is_autocast_enabled(device) or slab.dtype == torch.float64:
+        return None
+    return torch.get_autocast_dtype(device)

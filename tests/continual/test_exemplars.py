@@ -55,6 +55,20 @@ def pictures(images: ImageSet) -> list[tuple[int, bytes]]:
     ]
 
 
+def test_old_classes_may_keep_their_first_ones_instead_of_being_chosen_again(
+    tasks: tuple[Task, ...], net: ContinualNet
+) -> None:
+    exemplars = Exemplars(Budget(total=40), tasks[0].train)
+    exemplars.update(tasks[0], net, "herding", NORMALISE, truncate=True)
+    before = pictures(exemplars.trained)
+    exemplars.update(tasks[1], net, "random", NORMALISE, truncate=True)
+    after_second = pictures(exemplars.trained)
+    for label in range(2):
+        kept, had = ([own for own in found if own[0] == label] for found in (after_second, before))
+        assert len(kept) == 10 and kept == had[:10]
+    assert [own[0] for own in after_second].count(3) == 10
+
+
 @given(total=st.integers(1, 5000), classes=st.integers(1, 200), share=st.sampled_from([0.0, 0.1, 0.5]))
 def test_the_total_is_never_exceeded_unless_rounded_up(total: int, classes: int, share: float) -> None:
     down, up = (Budget(total, 0, share, rounding).of_class(classes, smallest=10**9) for rounding in (False, True))

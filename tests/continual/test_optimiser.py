@@ -39,6 +39,18 @@ def test_it_is_sgd_on_clipped_gradients(precision: str) -> None:
         torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-6)
 
 
+def test_groups_are_clipped_by_their_own_norms_and_weights_decay_as_told() -> None:
+    own, truth = parameters(), parameters()
+    Optimiser(own, PLAIN, weight_decay=0.1, clipped=[own[:1], own[1:]]).step(loss_of(own))
+    reference = torch.optim.SGD(truth, 0.1, momentum=0.9, weight_decay=0.1)
+    loss_of(truth).backward()
+    for parameter in truth:
+        nn.utils.clip_grad_norm_([parameter], 0.5)
+    reference.step()
+    for mine, true in zip(own, truth, strict=True):
+        torch.testing.assert_close(mine, true)
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 def test_an_overflow_of_float16_skips_the_step_and_lowers_the_scale(steps: int) -> None:
     own = parameters()

@@ -12,6 +12,15 @@ from torch import Generator, Tensor
 
 from slimkern.continual.data.crops import random_crop, random_resized_crop_flip
 
+_BRIGHTNESS = 63 / 255
+
+
+def _jittered(images: Tensor, generator: Generator | None) -> Tensor:
+    """Cropped and flipped, then each brighter or darker by a factor of its own, uniform in 1 +- 63 / 255."""
+    cropped = random_crop(images, generator, padding=4, flip=True)
+    factors = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) * 2 - 1
+    return (cropped * (1 + _BRIGHTNESS * factors)).clamp(max=255).to(torch.uint8)
+
 
 def _unchanged(images: Tensor, generator: Generator | None) -> Tensor:
     return images
@@ -21,6 +30,7 @@ AUGMENTATIONS: Mapping[str, Callable[[Tensor, Generator | None], Tensor]] = Mapp
     {
         "crop-resize": random_resized_crop_flip,
         "crop-flip": partial(random_crop, padding=4, flip=True),
+        "crop-flip-jitter": _jittered,
         "shift": partial(random_crop, padding=1, flip=False),
         "none": _unchanged,
     }
@@ -28,7 +38,8 @@ AUGMENTATIONS: Mapping[str, Callable[[Tensor, Generator | None], Tensor]] = Mapp
 """What each augmentation does to uint8 images before they are normalised.
 
 ``crop-resize`` is that of FACIL and the released ScrollNet code: pad 4, random resized crop, flip. ``crop-flip`` is the
-usual one for CIFAR: pad 4, random crop, flip. ``shift`` moves by up to one pixel.
+usual one for CIFAR: pad 4, random crop, flip;
+``crop-flip-jitter`` changes the brightness too, as MEMO and SCL-PNC do. ``shift`` moves by up to one pixel.
 """
 
 

@@ -16,6 +16,7 @@ from slimkern.continual.methods.lucir import LUCIR
 from slimkern.continual.methods.lwf import LwF
 from slimkern.continual.methods.mas import MAS
 from slimkern.continual.methods.method import Method, Step
+from slimkern.continual.methods.scl_pnc import SCLPNC
 
 METHODS: dict[str, type[Method]] = {
     "ft": FineTuning,
@@ -28,8 +29,14 @@ METHODS: dict[str, type[Method]] = {
     "joint": Joint,
     "freezing": Freezing,
     "autoactivator": AutoActivator,
+    "scl-pnc": SCLPNC,
 }
 assert set(METHODS) == set(get_args(MethodName))
+
+
+def config_for(method: MethodName) -> TrainConfig:
+    """The configuration of a run of which nothing but the method is given: each has defaults of its own."""
+    return TrainConfig(method=method, **METHODS[method].defaults)
 
 
 def make_method(config: TrainConfig) -> Method:
@@ -61,6 +68,7 @@ __all__ = [
     "LUCIR",
     "MAS",
     "METHODS",
+    "SCLPNC",
     "BiC",
     "FineTuning",
     "Freezing",
@@ -69,5 +77,6 @@ __all__ = [
     "LwF",
     "Method",
     "Step",
+    "config_for",
     "make_method",
 ]

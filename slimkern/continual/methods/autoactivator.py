@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from slimkern.continual.config import ConfigError
 from slimkern.continual.methods.method import Method
@@ -31,6 +32,8 @@ class AutoActivator(Method):
         copies: candidates that are nodes copied from earlier units rather than drawn.
         patience: recruitments without a smaller residual on the held-out samples before a unit goes back to its best.
     """
+
+    defaults: ClassVar[dict[str, Any]] = {"widths": (1.0,)}
 
     nodes: float = 10
     candidates: float = 50

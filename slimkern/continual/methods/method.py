@@ -62,14 +62,18 @@ class Method:
     Attributes:
         needs_exemplars: the method can't run without exemplars.
         keeps_all_images: it learns each task together with all images of the earlier ones, and takes no exemplars.
+        truncates_exemplars: the exemplars of an old class are the first of those it had, and not chosen again.
         scrolls: tasks may have other rankings than the first one.
+        defaults: fields of a configuration whose defaults are other ones for this method.
         eager_because: why `losses` can't be part of a CUDA graph, for a method that reads something back to the host
             or does something else in each step; None for all others.
     """
 
     needs_exemplars: ClassVar[bool] = False
     keeps_all_images: ClassVar[bool] = False
+    truncates_exemplars: ClassVar[bool] = False
     scrolls: ClassVar[bool] = True
+    defaults: ClassVar[dict[str, Any]] = {}
     eager_because: ClassVar[str | None] = None
 
     @classmethod

@@ -17,6 +17,9 @@ from slimkern.experiments.run_folder import RunFolder
 from slimkern.experiments.runs import Group, ReportError, group_by_seed, read_runs
 from slimkern.experiments.tables import Table
 
+_WITHOUT_WIDTHS = ("autoactivator", "scl-pnc")
+"""Methods with networks of their own, whose widths have no cost."""
+
 
 def analyse(
     folders: Sequence[Path],
@@ -85,7 +88,7 @@ def _shapes(groups: Sequence[Group], events: Sequence[Sequence[Events]]) -> list
     shapes = []
     for group, told in zip(groups, events, strict=True):
         plan = next((event["plan"] for event in told[0] if event["kind"] == "started"), None)
-        if plan and group.runs[0].config.get("method") != "autoactivator":
+        if plan and group.runs[0].config.get("method") not in _WITHOUT_WIDTHS:
             shapes.append(Shape.of(group.runs[0].config, plan["tasks"]))
     return list(dict.fromkeys(shapes))
 

@@ -9,7 +9,7 @@ from slimkern.continual.data import AUGMENTATIONS, Augmentation
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.125)
 RANDOM = [name for name in AUGMENTATIONS if name != "none"]
-FLIPPING = ["crop-resize", "crop-flip"]
+FLIPPING = ["crop-resize", "crop-flip", "crop-flip-jitter"]
 
 
 def named(name: str) -> Augmentation:
@@ -74,6 +74,16 @@ def test_half_of_the_images_are_mirrored_where_that_is_asked(name: str) -> None:
     assert mirrored == pytest.approx(0.5 if name in FLIPPING else 0, abs=0.05)
 
 
+def test_jitter_makes_images_brighter_or_darker_by_up_to_a_quarter() -> None:
+    grey = torch.full((2000, 3, 12, 12), 100, dtype=torch.uint8)
+    result = named("crop-flip-jitter")(grey, torch.Generator().manual_seed(0))
+    values = ((result.amax((2, 3)) * torch.tensor(STD) + torch.tensor(MEAN)) * 255).round()
+    assert (values == values[:, :1]).all() and len(values[:, 0].unique()) > 40
+    assert values.min() == 75 and values.max() == 124 and abs(values.mean() - 99.5) < 1
+    white = named("crop-flip-jitter")(torch.full((200, 3, 12, 12), 255, dtype=torch.uint8))
+    assert (white.amax((2, 3)) * torch.tensor(STD) + torch.tensor(MEAN)).max() <= 1 + 1e-6
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_borders_are_black(name: str) -> None:
     white = torch.full((500, 3, 8, 8), 255, dtype=torch.uint8)
@@ -109,7 +119,7 @@ def test_other_images_are_refused(bad: Tensor) -> None:
 @pytest.mark.parametrize(
     ("name", "mean", "std", "message"),
     [
-        ("rotate", MEAN, STD, "'rotate'; allowed: crop-resize, crop-flip, shift, none"),
+        ("rotate", MEAN, STD, "'rotate'; allowed: crop-resize, crop-flip, crop-flip-jitter, shift, none"),
         ("none", MEAN, STD[:2], "one number per channel"),
         ("none", MEAN, (0.1, 0.0, 0.1), "std above 0"),
     ],

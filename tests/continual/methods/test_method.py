@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slimkern.continual.config import ConfigError, MethodName, TrainConfig
-from slimkern.continual.methods import EWC, METHODS, FineTuning, LwF, Method, make_method
+from slimkern.continual.methods import EWC, METHODS, SCLPNC, FineTuning, LwF, Method, config_for, make_method
 from slimkern.continual.methods.autoactivator import AutoActivator
 from slimkern.continual.network import ContinualNet
 from slimkern.models import resnet18
@@ -19,6 +19,14 @@ def test_a_method_is_made_with_its_defaults_and_the_options_given() -> None:
     assert make_method(TrainConfig(method="ft")) == FineTuning()
     assert make_method(TrainConfig(method="lwf", options={"temperature": 3})) == LwF(strength=1.0, temperature=3.0)
     assert make_method(TrainConfig(method="ewc", options={"alpha": 0.9})) == EWC(strength=5000.0, alpha=0.9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_brings_defaults_of_its_own_that_can_be_run(method: MethodName) -> None:
+    config, plain = config_for(method), TrainConfig()
+    assert config.method == method
+    for name in ("epochs", "widths", "exemplars", "weight_decay", "model"):
+        assert getattr(config, name) == METHODS[method].defaults.get(name, getattr(plain, name))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +74,8 @@ def test_options_without_meaning_are_refused(method: MethodName, options: dict[s
         make_method(TrainConfig(method=method, options=options))
 
 
-LEARN_BY_STEPS = {name: method for name, method in METHODS.items() if method is not AutoActivator}
+OF_NETWORKS_OF_THEIR_OWN = (AutoActivator, SCLPNC)
+LEARN_BY_STEPS = {name: method for name, method in METHODS.items() if method not in OF_NETWORKS_OF_THEIR_OWN}
 
 
 @pytest.mark.parametrize("method", LEARN_BY_STEPS.values(), ids=LEARN_BY_STEPS)

@@ -17,7 +17,7 @@ from slimkern.continual.training import Trainer
 from tests.continual.few_digits import TINY, Listener, few_digits
 
 RECORDED = Path(__file__).parent / "trajectories.json"
-NAMES = tuple(name for name in METHODS if name != "autoactivator")
+NAMES = tuple(name for name in METHODS if name not in ("autoactivator", "scl-pnc"))
 """Those that learn by gradient steps."""
 OPTIONS: dict[str, dict[str, float]] = {"ewc": {"strength": 20.0}, "mas": {"strength": 100.0}}
 """So strong that penalties show in losses, in runs as short as these."""
