@@ -6,16 +6,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from slimkern.kernels.configurations import IN_PLACE
 from slimkern.kernels.geometry import Geometry, Pair
 from slimkern.ops.backends import choose
-from slimkern.ops.convolution import packed
+from slimkern.ops.convolution import Convolution, packed
 from slimkern.ops.rotation import at_strides_of
-from slimkern.ops.triton import CHANNELS, DTYPES, LARGEST
+from slimkern.ops.triton import CHANNELS, DTYPES, LARGEST, problem_of, run
 
 if TYPE_CHECKING:
     from slimkern.kernels.slab_table import SlabTable
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 Moves = tuple[Sequence[int], Sequence[int], Sequence[int]]
 """Stride, padding and dilation, height then width."""
 Gradients = tuple[list[Tensor], list[Tensor], list[Tensor]]
-Result = TypeVar("Result")
 
 
 def choose_for(operator: str, slabs: Sequence[Tensor], weights: Sequence[Tensor], moves: Moves) -> str:
@@ -76,7 +76,7 @@ def forward(
 
     ready, own = [_ready(slab) for slab in slabs], [_ready(weight) for weight in weights]
     launch = partial(scroll_conv2d.forward, ready, own, list(biases) or None, geometry=_geometry(own[0], moves))
-    return _run("forward", _image(slabs), _table(own, len(slabs)), own, moves, linear, launch)[0]
+    return _run("forward", slabs[0], _table(own, len(slabs)), own, moves, linear, launch)[0]
 
 
 def gradients(
@@ -100,9 +100,9 @@ def gradients(
     if any(to_slab):
         table = frozen(_table(own, len(slabs)), [row for row, wanted in enumerate(to_slab) if not wanted])
         launch = partial(
-            scroll_conv2d.input_gradient, given, own, geometry=_geometry(own[0], moves), image=_image(slabs)[1]
+            scroll_conv2d.input_gradient, given, own, geometry=_geometry(own[0], moves), image=_pair(slabs[0].shape[2:])
         )
-        found = _run("input gradient", _image(slabs), table, own, moves, linear, launch)
+        found = _run("input gradient", slabs[0], table, own, moves, linear, launch)
         by_row = [empty(0) if gradient is None else gradient for gradient in found]
         of_slabs = [torch.stack(by_row).sum(0)] if shared else by_row
     of_weights, of_biases = [empty(0) for _ in weights], [empty(0) for _ in weights]
@@ -114,7 +114,7 @@ def gradients(
         launch = partial(
             weight_gradient, [given[row] for row in learning], sources, part, vectors, geometry=_geometry(own[0], moves)
         )
-        found = _run("weight gradient", _image(slabs), _table(part, len(sources)), part, moves, linear, launch)
+        found = _run("weight gradient", slabs[0], _table(part, len(sources)), part, moves, linear, launch)
         for place, row in enumerate(learning):
             if to_weight[row]:
                 of_weights[row] = at_strides_of(weights[row], found[0][place])
@@ -131,29 +131,20 @@ def as_written(found: Gradients, weights: Sequence[Tensor]) -> Gradients:
 
 def _run(
     operation: str,
-    images: tuple[int, Pair, Tensor],
+    slab: Tensor,
     table: SlabTable,
     weights: Sequence[Tensor],
     moves: Moves,
     linear: bool,
-    launch: Callable[..., Result],
+    launch: Callable[..., Any],
 ) -> Any:
-    from slimkern.kernels.launch import precision
-    from slimkern.kernels.problem import Problem
-    from slimkern.kernels.tuning import tuner
-
-    batch, image, first = images
-    products = precision(first.dtype, linear)
-    kind = products if first.dtype == torch.float32 else str(first.dtype).removeprefix("torch.")
-    inputs, outputs = tuple(row.inputs for row in table), tuple(row.outputs for row in table)
-    problem = Problem(operation, kind, batch, image, inputs, outputs, _geometry(weights[0], moves))
-    own = tuner(first.device)
-    with torch.cuda.device_of(first):
-        return own.run(
-            problem,
-            "in place",
-            lambda configuration: launch(table=table, configuration=configuration, products=products),
-        )
+    inputs, outputs = [row.inputs for row in table], [row.outputs for row in table]
+    problem = problem_of(operation, slab, inputs, outputs, Convolution(weights[0], 0, 0, *moves, 1), linear)
+    return run(
+        problem,
+        slab,
+        {IN_PLACE: lambda own: launch(table=table, configuration=own, products=problem.products)},
+    )
 
 
 def _table(weights: Sequence[Tensor], slabs: int) -> SlabTable:
@@ -166,10 +157,6 @@ def _private(places: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...], slabs:
 
     weights = [torch.empty_strided(shape, strides, device="meta") for shape, strides in places]
     return slab_table.private(weights, [weight.shape[1] for weight in weights][:slabs])
-
-
-def _image(slabs: Sequence[Tensor]) -> tuple[int, Pair, Tensor]:
-    return slabs[0].shape[0], _pair(slabs[0].shape[2:]), slabs[0]
 
 
 def _geometry(weight: Tensor, moves: Moves) -> Geometry:
