@@ -23,7 +23,12 @@ from slimkern.width_batch import WidthBatch
 from slimkern.widths import Widths
 
 WORTH_DEFERRING = 1 << 20
-"""Values of an ordinary tensor from which on a pass over memory costs more than what it takes to leave it out."""
+"""Values of an ordinary tensor from which on a pass over memory costs more than what it takes to leave it out.
+
+Under `torch.compile`, tracing and transforms it is never left out: no stand-in for a tensor may reach their graphs. Nor
+is it in inference mode, where tensors don't count their changes in place: one that was changed before the put-off work
+is done would go unnoticed. `torch.no_grad` has neither limit.
+"""
 
 
 class SwitchableBatchNorm2d(nn.Module):

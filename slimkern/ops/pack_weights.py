@@ -1,4 +1,11 @@
-"""All sub-networks' parts of all stored weights, rotated, cast and packed in one go, and the reverse for gradients."""
+"""All sub-networks' parts of all stored weights, rotated, cast and packed in one go, and the reverse for gradients.
+
+Triton's convolutions have a weight packed where that was measured to be faster than reading it in place. The
+convolutions of plain torch don't ask for it: a part that doesn't wrap around is a view, and where one does,
+concatenating its stretches took less time than packing (all 3x3 and 1x1 weights of a ResNet-18, widths=4, scroll 1,
+float32, one thread of a CPU with AVX2, in turns: 16 ms of processor time against 27 weight by weight and 23 for all of
+them at once; 18 against 31 and 91 with the weights channels-last).
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def run(folder: Path, sources: list[Path], options: list[str]) -> str:
     compiled = subprocess.run(command, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
     assert "warning" not in compiled.stderr, compiled.stderr
-    # The fibers that stand for CUDA's threads have stacks of their own, which this option of the sanitizer can't follow.
+    # The fibers that stand for CUDA's threads have stacks of their own, which this option can't follow.
     environment = os.environ | {"ASAN_OPTIONS": "detect_stack_use_after_return=0"}
     done = subprocess.run([program], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
