@@ -42,7 +42,8 @@ def forward(
         mean and sum of squared deviations of each result channel in each tile of pixels, or None.
 
     Raises:
-        ValueError: the configuration doesn't suit the shape, or the weights lie differently in memory.
+        Unsuitable: the configuration doesn't suit the shape; another may.
+        ValueError: the weights lie differently in memory.
     """
     batch, _, *image = slabs[0].shape
     sides = geometry.result((image[0], image[1]))

@@ -88,7 +88,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(cases())
 def test_drawn_shapes(case: Case) -> None:
     check(case)
