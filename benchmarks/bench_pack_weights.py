@@ -72,7 +72,9 @@ def main() -> None:
         "backward": {backend: partial(add_up, backend, own) for backend, own in made.items()},
     }
     for way, calls in ways.items():
-        times = in_turns(calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device)
+        times = in_turns(
+            calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device, budget=arguments.budget
+        )
         case = {"way": way, "dtype": arguments.dtype, "layout": arguments.layout, "widths": 4}
         rows += operator_rows("pack_weights", case, times, ["torch"], moved, bandwidth, device)
     finish(rows, arguments)

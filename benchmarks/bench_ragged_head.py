@@ -45,7 +45,9 @@ def main() -> None:
         torch.autograd.grad(losses.sum(), [*slabs, weight, bias])
 
     calls = {backend: partial(call, backend) for backend in backends}
-    times = in_turns(calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device)
+    times = in_turns(
+        calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device, budget=arguments.budget
+    )
     case = {"batch": arguments.batch, "classes": arguments.classes, "dtype": arguments.dtype, "widths": 4}
     # Features are read and their gradients written; so are the weights.
     moved = 2 * (sum(slab.nbytes for slab in slabs) + weight.nbytes)

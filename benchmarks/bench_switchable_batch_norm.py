@@ -84,7 +84,9 @@ def main() -> None:
             "torch": stage.by_torch,
             "torch, in place": partial(stage.by_torch, inplace=True),
         }
-        times = in_turns(calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device)
+        times = in_turns(
+            calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device, budget=arguments.budget
+        )
         for name, own in times.items():
             totals[name] = [
                 before + seconds for before, seconds in zip(totals.get(name, [0.0] * len(own)), own, strict=True)

@@ -83,8 +83,8 @@ def test_bench_report_writes_what_the_stored_rows_say(
     pytest.importorskip("matplotlib")
     readme, pictures = tmp_path / "README.md", tmp_path / "docs"
     readme.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    results = str(ROOT / "benchmarks" / "results")
-    assert typed("bench", "report", "--results", results, "--readme", str(readme), "--pictures", str(pictures)) == 0
+    results = ROOT / "benchmarks" / "results"
+    assert typed(f"bench report --results {results} --readme {readme} --pictures {pictures}") == 0
     written = spoken(capsys)[0].split()[1:]
     assert str(readme) in written and str(pictures / "training_step.png") in written
     assert all(Path(file).stat().st_size > 1000 for file in written)

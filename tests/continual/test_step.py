@@ -25,8 +25,6 @@ from tests.operator_tape import TapedGraphs
 
 STEPS = 5
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-5, "bf16": 0.05, "fp16": 0.01}
-INDUCTOR = {"fp32": 1e-3, "bf16": 0.05}
-"""Of a network of 18 layers, whose sums are taken in another order from step to step."""
 CPU = torch.device("cpu")
 
 Launch = Callable[..., Any]
@@ -109,15 +107,13 @@ def test_a_compiled_step_loses_what_an_eager_one_does(precision: str, monkeypatc
     torch.testing.assert_close(compiled, truth, rtol=TOLERANCE[precision], atol=TOLERANCE[precision])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resnet18_compiled_by_inductor_loses_what_an_eager_one_does(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resnet18_compiled_by_inductor_loses_what_an_eager_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = (8,) * 3
-    truth = losses_of(make_step(precision), sizes=sizes)
+    truth = losses_of(make_step(), sizes=sizes)
     monkeypatch.setattr(TrainStep, "losses", torch.compile(TrainStep.losses))
-    compiled = losses_of(make_step(precision), sizes=sizes)
-    torch.testing.assert_close(compiled, truth, rtol=INDUCTOR[precision], atol=INDUCTOR[precision])
+    compiled = losses_of(make_step(), sizes=sizes)
+    # Of 18 layers, whose sums are taken in another order from step to step.
+    torch.testing.assert_close(compiled, truth, rtol=1e-3, atol=1e-3)
     assert (compiled[0] > 0).all() and not torch.equal(compiled[0], compiled[2])
 
 
