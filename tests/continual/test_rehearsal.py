@@ -179,8 +179,10 @@ def learned(method: MethodName, exemplars: int, epochs: int, width: float) -> fl
     return float(average_accuracy(train(config, few_digits(60, 16)), "agnostic")[-1])
 
 
-@pytest.mark.parametrize("width", [1.0, 4.0], ids=["baseline", "ScrollNet-4"])
-@pytest.mark.parametrize(("method", "epochs"), [("ft", 5), ("icarl", 5), ("bic", 5), ("lucir", 10)])
+@pytest.mark.parametrize(
+    ("method", "epochs", "width"),
+    [("ft", 5, 1.0), ("icarl", 5, 1.0), ("bic", 5, 1.0), ("lucir", 10, 1.0), ("icarl", 5, 4.0), ("lucir", 10, 4.0)],
+)
 def test_exemplars_prevent_forgetting(method: MethodName, epochs: int, width: float) -> None:
     """10 of the 54 training images of each class are kept."""
     assert learned(method, 10, epochs, width) > learned("ft", 0, epochs, width) + 10
