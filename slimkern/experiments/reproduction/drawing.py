@@ -55,9 +55,7 @@ def _points(report: Report) -> Any:
             panel.set_title(f"{WORDS[setting].capitalize()}, {split}")
             panel.set_xticks(range(len(methods)), methods)
             panel.set_xlim(-0.6, len(methods) - 0.4)
-            panel.set_ylim(bottom=0)
-    for row in panels:
-        row[0].set_ylabel("average accuracy (%)")
+        _from_zero(row)
     samples = [_sample(marker=MARKERS[v], label=v, color="black", linestyle="none") for v in variants if v]
     _legend(figure, report, samples)
     return figure
@@ -102,8 +100,7 @@ def _curves(report: Report) -> Any:
             panel.set_title(f"{method}, {split}")
             panel.set_xlim(0.5, 1.08 * split.tasks + 0.2)
             panel.xaxis.get_major_locator().set_params(integer=True)
-            panel.set_ylim(bottom=0)
-        row[0].set_ylabel("average accuracy (%)")
+        _from_zero(row)
     for panel in panels[-1]:
         panel.set_xlabel("tasks learned")
     samples = [_sample(marker=MARKERS[v], linestyle=DASHES[v], label=v, color="black") for v in variants]
@@ -133,6 +130,12 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     size = max(width * columns, 6.5), height * rows + 1.1
     figure = load_extra("matplotlib.figure", extra="plot").Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, sharey="row")
+
+
+def _from_zero(row: Sequence[Any]) -> None:
+    """Accuracies from 0 to a little above all markers; only once all are drawn, as this fixes the shared axis."""
+    row[0].set_ylim(0, 1.05 * row[0].get_ylim()[1])
+    row[0].set_ylabel("average accuracy (%)")
 
 
 def _legend(figure: Any, report: Report, samples: list[Any]) -> None:

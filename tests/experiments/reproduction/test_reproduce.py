@@ -180,6 +180,20 @@ def test_missing_cells_and_the_papers_points_are_drawn(tmp_path: Path, figures: 
     assert len(grey) == (16 if name == "table1" else 8)
 
 
+@pytest.mark.parametrize("name", ["table1", "figure4"])
+def test_nothing_drawn_lies_outside_its_panel(tmp_path: Path, figures: list[Any], name: TargetName) -> None:
+    """EWC is drawn after FT, and far better."""
+    selection = Selection(methods=("ft", "ewc"), splits=(5,), widths=(4,), seeds=(0,))
+    table = table_of(TARGETS[name], tmp_path, selection)
+    for cell, accuracy in zip(table, (10.0, 80.0), strict=True):
+        pretend(cell.jobs[0], accuracy)
+    write_report(TARGETS[name], selection, table, [], tmp_path)
+    for panel in figures[0].axes:
+        low, high = panel.get_ylim()
+        drawn = [float(value) for line in panel.lines for value in line.get_ydata()]
+        assert drawn and low == 0 and max(drawn) < 0.98 * high
+
+
 def test_a_figure_has_a_point_after_each_task(tmp_path: Path) -> None:
     _, texts = reported(tmp_path, "figure5")
     curve = [

@@ -27,7 +27,7 @@ def starts(job: Job) -> list[tuple[int, int]]:
     return [(event["task"], event["epoch"]) for event in events if event["kind"] == "started"]
 
 
-def until(condition: Callable[[], bool], otherwise: str, seconds: float = 120.0) -> None:
+def until(condition: Callable[[], bool], otherwise: str, seconds: float = 300.0) -> None:
     """Waits for the condition, but not for ever."""
     deadline = time.monotonic() + seconds
     while not condition():
