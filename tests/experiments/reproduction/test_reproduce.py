@@ -109,7 +109,10 @@ def test_a_table_stands_beside_the_papers(tmp_path: Path) -> None:
     assert "z = (ours - paper) / sqrt(" in texts[".md"] and "SHORTENED" not in texts[".md"]
     assert r"FT & ScrollNet-4 & ours & 20.50 $\pm$ 0.71 & 20.50 $\pm$ 0.71" in texts[".tex"]
     assert r"EWC & baseline & ours & missing & missing" in texts[".tex"]
-    assert r"FT & ScrollNet-4 & 10 & task-agnostic & 2 & 20.50 $\pm$ 0.71 & 18.66 $\pm$ 0.49 & +1.84 &" in texts[".tex"]
+    assert (
+        r"FT & ScrollNet-4 & 10 tasks & task-agnostic & 2 & 20.50 $\pm$ 0.71 & 18.66 $\pm$ 0.49 & +1.84 &"
+        in texts[".tex"]
+    )
 
 
 def test_the_csv_has_every_number(tmp_path: Path) -> None:
@@ -236,3 +239,24 @@ def test_missing_data_stops_before_training(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(reproduce, "load", fail)
     with pytest.raises(MissingDataError, match="no cifar100"):
         train_missing(table_of(TARGETS["table1"], tmp_path), PretendedPool)
+
+
+def test_units_stand_beside_their_paper_image_by_image_too(tmp_path: Path) -> None:
+    target, selection = TARGETS["autoactivator"], Selection(seeds=(0, 1))
+    table = table_of(target, tmp_path, selection)
+    for cell in table:
+        for job in cell.jobs:
+            pretend(job, 40.0, in_batches=95.0)
+    files = write_report(target, selection, table, [], tmp_path)
+    text = files[0].read_text()
+    assert files[0].name == "autoactivator.md" and "SHORTENED" not in text
+    cell = [
+        [part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")
+    ]
+    assert cell[0] == [
+        "method", "network", "from", "batches, mnist", "batches, fashion-mnist", "agnostic, mnist",
+        "agnostic, fashion-mnist", "aware, mnist", "aware, fashion-mnist",
+    ]  # fmt: skip
+    assert cell[2][2:] == ["ours", *["95.00 ± 0.00"] * 2, *["40.00 ± 0.00"] * 2, *["50.00 ± 0.00"] * 2]
+    assert cell[3][2:] == ["paper", "97.32 ± 0.03", "88.46 ± 0.06", *["n/a"] * 4]
+    assert "Paper: Table 1 in ICML 2024, arXiv 2406.02428: every test batch holds one task's images." in text
