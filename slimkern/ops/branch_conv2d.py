@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from slimkern.ops import triton_branches
 from slimkern.ops.batch_norm import in_plain_torch
 from slimkern.ops.branches import branches_of, differentiate, summed
-from slimkern.ops.convolution import Convolution
+from slimkern.ops.convolution import Convolution, packed
 from slimkern.ops.registration import Operator
 from slimkern.ops.rotation import Gradient
 
@@ -61,7 +62,7 @@ def _compute(
         return triton_branches.forward(slabs, weights, biases, (stride, padding, dilation))
     seen = slabs if len(slabs) == len(weights) else [slabs[0]] * len(weights)
     return [
-        _convolution(weight, stride, padding, dilation).apply(slab, biases[row] if biases else None, len(weight))
+        packed(F.conv2d(packed(slab), weight, biases[row] if biases else None, stride, padding, dilation))
         for row, (slab, weight) in enumerate(zip(seen, weights, strict=True))
     ]
 

@@ -19,7 +19,11 @@ from slimkern.continual.data import DatasetName
     [
         ("data", "svhn", f"data='svhn' is unknown; allowed: {', '.join(get_args(DatasetName))}"),
         ("class_order", "random", "class_order='random' is unknown; allowed: seed, sorted, icarl"),
-        ("augmentation", "flip", "augmentation='flip' is unknown; allowed: None, crop-resize, crop-flip, crop-flip-jitter, shift, none"),
+        (
+            "augmentation",
+            "flip",
+            "augmentation='flip' is unknown; allowed: None, crop-resize, crop-flip, crop-flip-jitter, shift, none",
+        ),
         ("model", "vit", "model='vit' is unknown; allowed: resnet18, resnet32-branches"),
         ("method", "si", f"method='si' is unknown; allowed: {', '.join(get_args(MethodName))}"),
         ("protocol", "facil", "protocol='facil' is unknown; allowed: paper, released"),

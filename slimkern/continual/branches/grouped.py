@@ -57,10 +57,12 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Folded:
 
     Without gradients it is computed once, and again when a tensor that it is made of has changed.
     """
-    sources = (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    differentiated = torch.is_grad_enabled() and any(own.requires_grad for own in sources[:3])
+    # From the dictionaries, as a module looks names up slowly and every convolution comes here in every step.
+    learned = (conv._parameters["weight"], norm._parameters["weight"], norm._parameters["bias"])
+    differentiated = torch.is_grad_enabled() and any(own is not None and own.requires_grad for own in learned)
     if differentiated or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return _fold(conv, norm)
+    sources = (*learned, *norm._buffers.values())
     places = [number for own in sources if own is not None for number in (own.data_ptr(), own._version)]
     found = _KEPT.get(conv)
     if found is None or found[0] != places:

@@ -33,7 +33,8 @@ class Branches(nn.Module):
         """Add a branch: a copy of the newest one, its batch-norm statistics included, or the first one."""
         newest = self.layers()[-1:]
         branch = copy.deepcopy(newest[0]) if newest else ExpandLayer(self.base.channels)
-        self.branches.append(branch.requires_grad_(True).to(next(self.base.parameters())))
+        branch = branch.requires_grad_(True).to(next(self.base.parameters()))
+        self.branches.append(branch.to(memory_format=torch.channels_last))
 
     def layers(self) -> list[ExpandLayer]:
         """The branches."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from slimkern.experiments.analysis.activation import Activation, activation_table, batch_table, draw_activation
+from slimkern.experiments.analysis.branches import branch_table
 from slimkern.experiments.analysis.by_width import draw_widths, long_table, refuse_unknown, wide_table
 from slimkern.experiments.analysis.cost import Shape, cost_table
 from slimkern.experiments.analysis.movement import Events, Moves, draw_movement, movement_table
@@ -67,6 +68,7 @@ def analyse(
         "cost.csv": cost_table(_shapes(groups, of_group), widths, batch, device),
         "activation.csv": activation_table(activations),
         "test_batches.csv": batch_table(activations),
+        "branches.csv": branch_table(groups, of_group),
     }
     stored = {
         **shown,
