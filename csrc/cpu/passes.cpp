@@ -18,8 +18,8 @@ constexpr int kVectorsAtOnce = 4;
 // Rows that are summed up in single precision, before the sums are added to those in double precision.
 constexpr int64_t kRowsASum = 256;
 
-// Rows whose mean is near enough to that of all; no more than a block has, so that none is read from memory twice.
-constexpr int64_t kRowsAGlance = 4;
+// Rows whose mean is near enough to that of all.
+constexpr int64_t kRowsAGlance = 16;
 
 // Rows that are gone through tile by tile, while those of the next block are asked for: so few that memory is read much
 // in the order in which it lies, however many columns there are, and that the first-level cache holds both.
@@ -28,7 +28,7 @@ constexpr int64_t kRowsAGlance = 4;
 inline int64_t rows_a_block(int64_t columns) {
   constexpr int64_t kValues = 1 << 9;
   const int64_t rows = kValues / columns;
-  return rows < kRowsAGlance ? kRowsAGlance : rows;
+  return rows < 4 ? 4 : rows;
 }
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
