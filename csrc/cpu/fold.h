@@ -26,10 +26,11 @@ inline Fold fold(int64_t pixels, int64_t channels) {
   return {channels, copies, copies * channels, pixels / copies, pixels % copies * channels};
 }
 
-// Rows that one task takes: the same for any number of threads, so that sums don't depend on it.
+// Rows that one task takes: the same for any number of threads, so that sums don't depend on it. There are enough for
+// a task's sums to be few beside its values, even where odd channels make a row long.
 inline int64_t rows_a_task(const Fold& fold) {
-  constexpr int64_t kValuesATask = 1 << 16;
-  return std::max<int64_t>(1, kValuesATask / fold.columns);
+  constexpr int64_t kValuesATask = 1 << 16, kRowsAtLeast = 16;
+  return std::max(kRowsAtLeast, kValuesATask / fold.columns);
 }
 
 }  // namespace slimkern::cpu

@@ -12,19 +12,21 @@ namespace {
 
 constexpr int kVectorsAtOnce = 4;
 
-// Rows whose values fit into the first-level cache. Nothing of the standard library's templates is used here: the
-// linker keeps one copy of those, which may be of the wrong instruction set.
-inline int64_t rows_a_block(int64_t columns) {
-  constexpr int64_t kValues = 1 << 13;
-  const int64_t rows = kValues / columns;
-  return rows < 4 ? 4 : rows > 128 ? 128 : rows;
-}
-
 // Rows that are summed up in single precision, before the sums are added to those in double precision.
 constexpr int64_t kRowsASum = 256;
 
 // Rows whose mean is near enough to that of all.
 constexpr int64_t kRowsAGlance = 16;
+
+// Rows that are gone through tile by tile, while those of the next block are asked for: so few that memory is read much
+// in the order in which it lies, however many columns there are, and that the first-level cache holds both.
+// Nothing of the standard library's templates is used here: the linker keeps one copy of those, which may be of the
+// wrong instruction set.
+inline int64_t rows_a_block(int64_t columns) {
+  constexpr int64_t kValues = 1 << 9;
+  const int64_t rows = kValues / columns;
+  return rows < 4 ? 4 : rows;
+}
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -60,49 +62,65 @@ inline void for_tiles(int64_t columns, const Tile& tile) {
 }
 
 template <typename Kind>
+void mean_of_rows(const typename Kind::Stored* x, int64_t rows, int64_t columns, float* mean) {
+  for_tiles(columns, [&](int64_t column, auto width) {
+    constexpr int kWidth = width;
+    Floats sums[kWidth] = {};
+    for (int64_t row = 0; row < rows; ++row)
+      for (int v = 0; v < kWidth; ++v) sums[v] += load<Kind>(x + row * columns + column + v * kLanes);
+    for (int v = 0; v < kWidth; ++v) store<Float32>(mean + column + v * kLanes, sums[v] * (1.0f / rows));
+  });
+}
+
+template <typename Kind>
 void moments(const void* source, int64_t rows, int64_t columns, float* scratch, double* mean, double* squares) {
   const auto* x = static_cast<const typename Kind::Stored*>(source);
-  float *block_near = scratch, *block_off = scratch + columns, *block_squares = scratch + 2 * columns;
-  for (int64_t first = 0; first < rows; first += kRowsASum) {
-    const int64_t count = smaller(kRowsASum, rows - first), glance = smaller(kRowsAGlance, count);
-    const auto* block = x + first * columns;
-    for_tiles(columns, [&](int64_t column, auto width) {
-      constexpr int kWidth = width;
-      // Sums of large values are inexact: only what is off from a value near the mean is summed up. That value is the
-      // mean of all earlier blocks, so what it is off by is part of the variance, and no error can outgrow that.
-      Floats near[kWidth] = {}, offs[kWidth] = {}, squared[kWidth] = {};
-      if (first) {
-        for (int v = 0; v < kWidth; ++v) near[v] = floats(block_near + column + v * kLanes);
-      } else {
-        for (int64_t row = 0; row < glance; ++row)
-          for (int v = 0; v < kWidth; ++v) near[v] += load<Kind>(block + row * columns + column + v * kLanes);
-        for (int v = 0; v < kWidth; ++v) near[v] *= 1.0f / glance;
-      }
-      for (int64_t row = 0; row < count; ++row)
+  float *near = scratch, *offs = scratch + columns, *squared = scratch + 2 * columns;
+  const int64_t step = rows_a_block(columns);
+  for (int64_t start = 0; start < rows; start += kRowsASum) {
+    // Sums of large values are inexact: only what is off from a value near the mean is summed up. That value is the
+    // mean of all earlier rows, so what it is off by is part of the variance, and no error can outgrow that.
+    const int64_t stop = smaller(rows, start + kRowsASum), count = stop - start;
+    if (start) {
+      for (int64_t column = 0; column < columns; ++column) near[column] = static_cast<float>(mean[column]);
+    } else {
+      mean_of_rows<Kind>(x, smaller(kRowsAGlance, count), columns, near);
+    }
+    for (int64_t column = 0; column < 2 * columns; ++column) offs[column] = 0.0f;
+    for (int64_t first = start; first < stop; first += step) {
+      const int64_t end = smaller(stop, first + step);
+      for_tiles(columns, [&](int64_t column, auto width) {
+        constexpr int kWidth = width;
+        Floats own_near[kWidth], own_offs[kWidth], own_squared[kWidth];
         for (int v = 0; v < kWidth; ++v) {
-          const auto* here = block + row * columns + column + v * kLanes;
-          prefetch(here);
-          const Floats off = load<Kind>(here) - near[v];
-          offs[v] += off;
-          squared[v] += off * off;
+          own_near[v] = floats(near + column + v * kLanes);
+          own_offs[v] = floats(offs + column + v * kLanes);
+          own_squared[v] = floats(squared + column + v * kLanes);
         }
-      for (int v = 0; v < kWidth; ++v) {
-        store<Float32>(block_near + column + v * kLanes, near[v]);
-        store<Float32>(block_off + column + v * kLanes, offs[v]);
-        store<Float32>(block_squares + column + v * kLanes, squared[v]);
-      }
-    });
+        for (int64_t row = first; row < end; ++row)
+          for (int v = 0; v < kWidth; ++v) {
+            const auto* here = x + row * columns + column + v * kLanes;
+            prefetch(here + step * columns);
+            const Floats off = load<Kind>(here) - own_near[v];
+            own_offs[v] += off;
+            own_squared[v] += off * off;
+          }
+        for (int v = 0; v < kWidth; ++v) {
+          store<Float32>(offs + column + v * kLanes, own_offs[v]);
+          store<Float32>(squared + column + v * kLanes, own_squared[v]);
+        }
+      });
+    }
     // All columns have seen equally many values, so the shares of `merged` are the same for all.
-    const double share = static_cast<double>(count) / (first + count), inverse = 1.0 / count;
+    const double share = static_cast<double>(count) / (start + count), inverse = 1.0 / count;
     for (int64_t column = 0; column < columns; ++column) {
-      const double beside = block_off[column] * inverse;
-      const double own_mean = block_near[column] + beside;
-      const double rounded = block_squares[column] - beside * block_off[column];
+      const double beside = offs[column] * inverse;
+      const double own_mean = near[column] + beside;
+      const double rounded = squared[column] - beside * offs[column];
       const double own_squares = rounded < 0 ? 0 : rounded;
-      const double apart = first ? own_mean - mean[column] : 0.0;
-      mean[column] = first ? mean[column] + apart * share : own_mean;
-      squares[column] = (first ? squares[column] : 0.0) + own_squares + apart * apart * (first * share);
-      block_near[column] = static_cast<float>(mean[column]);
+      const double apart = start ? own_mean - mean[column] : 0.0;
+      mean[column] = start ? mean[column] + apart * share : own_mean;
+      squares[column] = (start ? squares[column] : 0.0) + own_squares + apart * apart * (start * share);
     }
   }
 }
@@ -124,7 +142,7 @@ void normalise_as(const void* source, const void* residuals, void* results, int6
       for (int64_t row = first; row < end; ++row)
         for (int v = 0; v < kWidth; ++v) {
           const int64_t here = row * columns + column + v * kLanes;
-          prefetch(x + here);
+          prefetch(x + here + step * columns);
           Floats y = normalised(load<Kind>(x + here), own[v]);
           if constexpr (kResidual) y += load<Kind>(residual + here);
           if constexpr (kRelu) y = unless_negative(y, y);
@@ -162,36 +180,45 @@ void reduce_as(const void* grads, const void* source, const void* results, void*
   const auto* x = static_cast<const Stored*>(source);
   const auto* result = static_cast<const Stored*>(results);
   auto* masked = static_cast<Stored*>(masks);
-  float *block_sum = scratch, *block_dot = scratch + columns;
+  float *sums = scratch, *dots = scratch + columns;
+  const int64_t step = rows_a_block(columns);
   for (int64_t column = 0; column < columns; ++column) sum[column] = dot[column] = 0.0;
-  for (int64_t first = 0; first < rows; first += kRowsASum) {
-    const int64_t end = smaller(rows, first + kRowsASum);
-    for_tiles(columns, [&](int64_t column, auto width) {
-      constexpr int kWidth = width;
-      Floats sums[kWidth] = {}, dots[kWidth] = {};
-      Vectors3 own[kWidth];
-      for (int v = 0; v < kWidth; ++v) own[v] = at(norm, column + v * kLanes);
-      for (int64_t row = first; row < end; ++row)
+  for (int64_t start = 0; start < rows; start += kRowsASum) {
+    const int64_t stop = smaller(rows, start + kRowsASum);
+    for (int64_t column = 0; column < 2 * columns; ++column) sums[column] = 0.0f;
+    for (int64_t first = start; first < stop; first += step) {
+      const int64_t end = smaller(stop, first + step);
+      for_tiles(columns, [&](int64_t column, auto width) {
+        constexpr int kWidth = width;
+        Floats own_sums[kWidth], own_dots[kWidth];
+        Vectors3 own[kWidth];
         for (int v = 0; v < kWidth; ++v) {
-          const int64_t here = row * columns + column + v * kLanes;
-          prefetch(x + here);
-          prefetch(grad + here);
-          const Floats value = load<Kind>(x + here);
-          Floats g = load<Kind>(grad + here);
-          if constexpr (kMask == Mask::recomputed) g = unless_negative(g, normalised(value, own[v]));
-          if constexpr (kMask == Mask::result) g = unless_negative(g, load<Kind>(result + here));
-          if (masked) store<Kind>(masked + here, g);
-          sums[v] += g;
-          dots[v] += g * (value - own[v].a);
+          own[v] = at(norm, column + v * kLanes);
+          own_sums[v] = floats(sums + column + v * kLanes);
+          own_dots[v] = floats(dots + column + v * kLanes);
         }
-      for (int v = 0; v < kWidth; ++v) {
-        store<Float32>(block_sum + column + v * kLanes, sums[v]);
-        store<Float32>(block_dot + column + v * kLanes, dots[v]);
-      }
-    });
+        for (int64_t row = first; row < end; ++row)
+          for (int v = 0; v < kWidth; ++v) {
+            const int64_t here = row * columns + column + v * kLanes;
+            prefetch(x + here + step * columns);
+            prefetch(grad + here + step * columns);
+            const Floats value = load<Kind>(x + here);
+            Floats g = load<Kind>(grad + here);
+            if constexpr (kMask == Mask::recomputed) g = unless_negative(g, normalised(value, own[v]));
+            if constexpr (kMask == Mask::result) g = unless_negative(g, load<Kind>(result + here));
+            if (masked) store<Kind>(masked + here, g);
+            own_sums[v] += g;
+            own_dots[v] += g * (value - own[v].a);
+          }
+        for (int v = 0; v < kWidth; ++v) {
+          store<Float32>(sums + column + v * kLanes, own_sums[v]);
+          store<Float32>(dots + column + v * kLanes, own_dots[v]);
+        }
+      });
+    }
     for (int64_t column = 0; column < columns; ++column) {
-      sum[column] += block_sum[column];
-      dot[column] += block_dot[column];
+      sum[column] += sums[column];
+      dot[column] += dots[column];
     }
   }
 }
@@ -225,8 +252,8 @@ void differentiate_as(const void* grads, const void* source, void* target, int64
       for (int64_t row = first; row < end; ++row)
         for (int v = 0; v < kWidth; ++v) {
           const int64_t here = row * columns + column + v * kLanes;
-          prefetch(x + here);
-          prefetch(grad + here);
+          prefetch(x + here + step * columns);
+          prefetch(grad + here + step * columns);
           const Floats value = load<Kind>(x + here);
           Floats g = load<Kind>(grad + here);
           if constexpr (kRecomputed) g = unless_negative(g, normalised(value, own[v]));

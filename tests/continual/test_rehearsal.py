@@ -20,7 +20,7 @@ from slimkern.continual.recorder import Plan
 from slimkern.continual.training import Trainer, train
 from slimkern.nn.scroll import current_scroll
 from tests.continual.few_digits import TINY, Listener, differences, few_digits, restored
-from tests.continual.test_training import UNEVEN, readbacks_of_a_run, scrolls, weights
+from tests.continual.test_training import UNEVEN, scrolls, weights
 
 REHEARSALS: dict[str, dict[str, Any]] = {
     "ft": {"method": "ft", "exemplars": 20},
@@ -113,12 +113,6 @@ def test_heads_and_backbones_that_are_frozen_stay_as_they_are(name: str) -> None
     }
     assert changed == {"backbone": name != "freezing", "heads.0": name not in ("lucir", "freezing")}
     assert scrolls(after_second) == {0 if name == "freezing" else 1}
-
-
-@pytest.mark.parametrize("name", ["ft", "icarl", "bic", "lucir"])
-def test_rehearsing_steps_do_not_wait_for_the_device(name: str) -> None:
-    few, many = (readbacks_of_a_run(**REHEARSALS[name], batch_size=size) for size in (65, 8))
-    assert few.total() > 0 and few == many
 
 
 def test_losses_choose_among_all_classes_seen_where_earlier_images_are_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "cpu/switchable_batch_norm.h"
+#include "cpu/tasks.h"
 #include "elements.h"
 #include "slabs.h"
 
@@ -69,15 +70,26 @@ void check(const std::vector<Shape>& shapes, Element element, bool residual, boo
   }
 }
 
+// Each task keeps sums of all its columns; were they as many as its values, merging them would take the time.
+void check_sums_are_few(int64_t pixels, int64_t channels) {
+  const std::vector<Slab> slabs{{pixels, channels, 0, 0, nullptr}};
+  const Tasks tasks(slabs);
+  const int64_t sums = tasks.columns.back(), most = pixels * channels / 16 + 2 * tasks.folds[0].columns;
+  CHECK(sums <= most, "%ld pixels of %ld channels: %ld sums, at most %ld allowed", long(pixels), long(channels),
+        long(sums), long(most));
+}
+
 }  // namespace
 
 int main() {
+  for (int64_t channels : {1, 3, 17, 64, 2047, 2048, 2049}) check_sums_are_few(1024, channels);
   for (Element element : {Element::float32, Element::bfloat16, Element::float16})
     for (bool residual : {false, true})
       for (bool relu : {false, true}) {
         check({{35, 1}, {35, 3}, {35, 17}, {35, 64}}, element, residual, relu);
         check({{9, 2049}}, element, residual, relu);
         check({{35, 1}, {3, 17}, {35, 64}}, element, residual, relu, 5);
+        check({{600, 2049}}, element, residual, relu);
         check({{3000, 16}, {3000, 48}, {3000, 64}}, element, residual, relu);
       }
   std::printf("passed with %s\n", instruction_set());

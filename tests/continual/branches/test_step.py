@@ -8,7 +8,7 @@ from slimkern.continual import training
 from slimkern.continual.training import train
 from tests.continual.branches.test_training import SMALL
 from tests.continual.few_digits import Listener, differences, few_digits, restored
-from tests.continual.test_training import readbacks
+from tests.continual.test_readbacks import readbacks
 from tests.continual.test_training_steps import taped
 from tests.operator_tape import TapedGraphs
 
