@@ -14,6 +14,7 @@ import torch
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # the numbers of malloc.h
 _NEVER = 2**31 - 1
 _CLEARED = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
 
 
 def keep_freed_memory() -> bool:
@@ -52,6 +53,9 @@ def peak_memory(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, StopIteration):  # Linux; what `resource` knows there is never forgotten
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return 1024 * int(line.split()[1])
     try:
         import resource
     except ImportError:  # Windows

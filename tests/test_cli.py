@@ -61,7 +61,7 @@ def test_info_works_without_the_extras() -> None:
     done = in_a_process(WITHOUT_EXTRAS.format(argument="info"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("slimkern ") and "\noperators\n" in done.stdout
-    assert "\n  scroll_conv2d: torch\n" in done.stdout
+    assert "\n  scroll_conv2d on cpu: torch\n" in done.stdout
 
 
 def test_training_without_the_extras_says_how_to_get_them() -> None:

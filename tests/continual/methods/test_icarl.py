@@ -26,7 +26,9 @@ WIDTHS = Widths.of((0.25, 0.5, 1.0))
 def expected_distillation(logits: Tensor, targets: Tensor) -> float:
     """For each old class the mean over images of -q log g - (1 - q) log (1 - g), all added."""
     g, q = (1 / (1 + np.exp(-values.detach().double().numpy())) for values in (logits, targets))
-    return float((-q * np.log(g) - (1 - q) * np.log(1 - g)).mean(0).sum())
+    # 1 - g and 1 - q, which subtracting would leave with few digits
+    not_g, not_q = (1 / (1 + np.exp(values.detach().double().numpy())) for values in (logits, targets))
+    return float((-q * np.log(g) - not_q * np.log(not_g)).mean(0).sum())
 
 
 @pytest.fixture
