@@ -23,8 +23,8 @@ help: ## list the targets
 demo: $(DEMO_READY) ## install what training needs, then train and report a small example in runs/demo
 	$(BIN)/slimkern demo --out runs/demo
 
-test: $(DEV_READY) ## run the whole test suite
-	$(BIN)/pytest
+test: $(DEV_READY) ## run the whole test suite, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 native: $(DEV_READY) ## compile what has changed of csrc/, and stop at the first error
 	SLIMKERN_BUILD=$${SLIMKERN_BUILD:-cpu} $(BIN)/python setup.py -q build_ext --inplace
