@@ -128,8 +128,8 @@ REDUCTION = {
     ),
     "tf32": (
         ReductionConfiguration(1, 64, 128, 32, 4, 3, 128, 66 * KIB, boxes=True),
-        ReductionConfiguration(1, 64, 64, 32, 4, 3, 80, 50 * KIB),
-        ReductionConfiguration(4, 16, 64, 32, 4, 3, 80, 50 * KIB),
+        ReductionConfiguration(1, 64, 64, 32, 4, 3, 96, 50 * KIB),
+        ReductionConfiguration(4, 16, 64, 32, 4, 3, 96, 50 * KIB),
         ReductionConfiguration(16, 4, 64, 32, 4, 2, 120, 34 * KIB),
     ),
     "ieee": (

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from slimkern.continual.config import MethodName
+from slimkern.continual.methods import config_for
 from slimkern.continual.tasks import split_sizes
 from slimkern.experiments.reproduction.published import Judged, Published, find, published
 from slimkern.experiments.reproduction.selection import Selection
-from slimkern.experiments.reproduction.targets import FULL, VARIANTS, Split, Target
+from slimkern.experiments.reproduction.targets import VARIANTS, Split, Target
 from slimkern.experiments.runs import METHOD_NAMES
 from slimkern.experiments.sweeps.job import Job
 
@@ -62,7 +64,7 @@ def cells(
     def cell(split: Split, method: str, width: int) -> Cell:
         exemplars = _exemplars(target, method)
         changes: dict[str, Any] = {
-            "data": split.dataset, "tasks": split.tasks, "method": method, "widths": (float(width),)
+            "data": split.dataset, "tasks": split.tasks, "widths": (float(width),)
         }  # fmt: skip
         changes |= {"first_task_classes": split.first_task_classes, **target.changes}
         changes |= shortened | variations | ({"exemplars": exemplars} if exemplars else {})
@@ -70,7 +72,12 @@ def cells(
         stem = "-".join([split.dataset, str(split.tasks), *first, method, "widths", str(width)])
         ending = "".join(f"-{name}-{value}" for name, value in (shortened | variations).items())
         jobs = tuple(
-            Job(replace(FULL, seed=seed, **changes), out / f"{stem}-seed-{seed}{ending}", root, device)
+            Job(
+                replace(config_for(cast(MethodName, method)), seed=seed, **changes),
+                out / f"{stem}-seed-{seed}{ending}",
+                root,
+                device,
+            )
             for seed in selection.all_seeds(target)
         )
         variant = VARIANTS[width] if len(target.widths) > 1 else ""

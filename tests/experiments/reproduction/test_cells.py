@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from slimkern.continual.config import ConfigError
-from slimkern.continual.methods import METHODS
 from slimkern.continual.tasks import TaskError
 from slimkern.experiments.reproduction.cells import cells
 from slimkern.experiments.reproduction.selection import Selection
@@ -76,17 +75,14 @@ def test_units_are_tested_in_batches_of_one_task(tmp_path: Path) -> None:
     ]
 
 
-def test_branches_are_there_once_their_method_is(tmp_path: Path) -> None:
-    if "scl-pnc" not in METHODS:
-        with pytest.raises(ConfigError, match="method='scl-pnc' is unknown"):
-            cells(TARGETS["scl-pnc"], Selection(), tmp_path, None, "cpu")
-        return
+def test_branches_are_learned_as_their_method_is_by_default(tmp_path: Path) -> None:
     table = cells(TARGETS["scl-pnc"], Selection(), tmp_path, None, "cpu")
     assert [cell.published["agnostic"].mean for cell in table] == [70.92, 70.82, 64.90]
     configs = [cell.jobs[0].config for cell in table]
     assert [(own.first_task_classes, own.tasks) for own in configs] == [(50, 6), (50, 11), (None, 10)]
     for own in configs:
         assert (own.class_order, own.epochs, own.exemplars, own.validation) == ("icarl", 200, 3312, 0)
+        assert (own.batch_size, own.momentum, own.first_task_weight_decay) == (128, 0.9, 5e-4)
 
 
 def test_a_seed_that_can_not_be_is_refused_at_once(tmp_path: Path) -> None:
