@@ -109,7 +109,7 @@ def forward(
 
         return run(asked, first, {IN_PLACE: launch_stem, TORCH: lambda _: in_torch()})
 
-    ready = [_ready(slab) for slab in slabs]
+    ready = [loadable(slab) for slab in slabs]
     is_shared = len(slabs) < len(out_channels)
     outputs = [max(out_channels)] if is_shared else out_channels
     asked = problem_of("forward", first, [slab.shape[1] for slab in slabs], outputs, convolution, linear)
@@ -175,7 +175,7 @@ def _of_slabs(
 
     if any(slab.shape[1] % CHANNELS for slab in slabs):
         return in_torch()
-    ready = [_ready(grad) for grad in grads]
+    ready = [loadable(grad) for grad in grads]
 
     def launch(read: Reader, own: Any) -> list[Tensor]:
         weights, table = read(convolution, asked.inputs, asked.outputs)
@@ -197,7 +197,7 @@ def _of_parameters(
 ) -> tuple[Tensor, Tensor]:
     from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
 
-    ready, seen = [_ready(grad) for grad in grads], [_ready(slab) for slab in slabs]
+    ready, seen = [loadable(grad) for grad in grads], [loadable(slab) for slab in slabs]
     biases = [convolution.weight.new_empty(convolution.weight.shape[0])] if bias else None
 
     def launch(own: Any) -> tuple[Tensor, Tensor]:
@@ -240,7 +240,7 @@ def problem_of(
     kind = precision(like.dtype, linear) if like.dtype == torch.float32 else str(like.dtype).removeprefix("torch.")
     return _problem(
         operation, kind, like.shape[0],
-        _pair(like.shape[2:]), tuple(inputs), tuple(outputs), _geometry(convolution),
+        pair(like.shape[2:]), tuple(inputs), tuple(outputs), _geometry(convolution),
         (convolution.out_offset, convolution.in_offset), (weight.shape[0], weight.shape[1]), weight.stride(1) == 1,
     )  # fmt: skip
 
@@ -315,17 +315,18 @@ def _few(slabs: Sequence[Tensor], out_channels: Sequence[int]) -> bool:
 
 
 def _geometry(convolution: Convolution) -> Geometry:
-    return Geometry(*(_pair(own) for own in (convolution.weight.shape[2:], *convolution[3:6])))
+    return Geometry(*(pair(own) for own in (convolution.weight.shape[2:], *convolution[3:6])))
 
 
-def _pair(numbers: Sequence[int]) -> Pair:
+def pair(numbers: Sequence[int]) -> Pair:
+    """Height and width."""
     height, width = numbers
     return height, width
 
 
-def _ready(slab: Tensor) -> Tensor:
-    """The slab in packed memory that vectors and boxes can be loaded from."""
-    return _aligned(packed(slab))
+def loadable(tensor: Tensor) -> Tensor:
+    """A slab or weight in packed memory that vectors and boxes can be loaded from."""
+    return _aligned(packed(tensor))
 
 
 def _aligned(tensor: Tensor) -> Tensor:

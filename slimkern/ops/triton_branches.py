@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from slimkern.kernels.configurations import IN_PLACE
-from slimkern.kernels.geometry import Geometry, Pair
+from slimkern.kernels.geometry import Geometry
 from slimkern.ops.backends import choose
-from slimkern.ops.convolution import Convolution, packed
+from slimkern.ops.convolution import Convolution
 from slimkern.ops.rotation import at_strides_of
-from slimkern.ops.triton import CHANNELS, DTYPES, LARGEST, problem_of, run
+from slimkern.ops.triton import CHANNELS, DTYPES, LARGEST, loadable, pair, problem_of, run
 
 if TYPE_CHECKING:
     from slimkern.kernels.slab_table import SlabTable
@@ -56,7 +56,7 @@ def why_not(slabs: Sequence[Tensor], weights: Sequence[Tensor], moves: Moves) ->
     for count in (count for weight in weights for count in weight.shape[:2]):
         if count % CHANNELS:
             return f"channel counts must be multiples of {CHANNELS}, {count} isn't"
-    sides = _geometry(weights[0], moves).result(_pair(image))
+    sides = _geometry(weights[0], moves).result(pair(image))
     if min(sides) < 1:
         return "the kernel is larger than the image"
     sizes = [*slabs, *weights]
@@ -74,7 +74,7 @@ def forward(
     """
     from slimkern.kernels import scroll_conv2d
 
-    ready, own = [_ready(slab) for slab in slabs], [_ready(weight) for weight in weights]
+    ready, own = [loadable(slab) for slab in slabs], [loadable(weight) for weight in weights]
     launch = partial(scroll_conv2d.forward, ready, own, list(biases) or None, geometry=_geometry(own[0], moves))
     return _run("forward", slabs[0], _table(own, len(slabs)), own, moves, linear, launch)[0]
 
@@ -93,14 +93,14 @@ def gradients(
     from slimkern.kernels.slab_table import frozen
 
     shared = len(slabs) < len(weights)
-    seen, given, own = ([_ready(tensor) for tensor in tensors] for tensors in (slabs, grads, weights))
+    seen, given, own = ([loadable(tensor) for tensor in tensors] for tensors in (slabs, grads, weights))
     to_slab, to_weight, to_bias = (needed[start::3] for start in range(3))
     empty = slabs[0].new_empty
     of_slabs = [empty(0) for _ in slabs]
     if any(to_slab):
         table = frozen(_table(own, len(slabs)), [row for row, wanted in enumerate(to_slab) if not wanted])
         launch = partial(
-            scroll_conv2d.input_gradient, given, own, geometry=_geometry(own[0], moves), image=_pair(slabs[0].shape[2:])
+            scroll_conv2d.input_gradient, given, own, geometry=_geometry(own[0], moves), image=pair(slabs[0].shape[2:])
         )
         found = _run("input gradient", slabs[0], table, own, moves, linear, launch)
         by_row = [empty(0) if gradient is None else gradient for gradient in found]
@@ -160,15 +160,4 @@ def _private(places: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...], slabs:
 
 
 def _geometry(weight: Tensor, moves: Moves) -> Geometry:
-    return Geometry(_pair(weight.shape[2:]), *(_pair(own) for own in moves))
-
-
-def _pair(numbers: Sequence[int]) -> Pair:
-    height, width = numbers
-    return height, width
-
-
-def _ready(tensor: Tensor) -> Tensor:
-    """Slab or weight in channels-last memory that vectors can be loaded from, so that all weights lie alike."""
-    own = packed(tensor)
-    return own if own.data_ptr() % 16 == 0 else own.clone()
+    return Geometry(pair(weight.shape[2:]), *(pair(own) for own in moves))

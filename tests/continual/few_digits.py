@@ -63,6 +63,20 @@ class Listener(Recorder):
         self.counts = counts
 
 
+class Noting(Listener):
+    """Keeps what is noted as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[tuple[str, dict[str, Any]]] = []
+
+    def noted(self, kind: str, facts: dict[str, Any]) -> None:
+        self.notes.append((kind, facts))
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [facts for own, facts in self.notes if own == kind]
+
+
 def stored(state: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -26,7 +26,7 @@ from slimkern.continual.training import Trainer, train
 from slimkern.models import resnet18
 from slimkern.nn import set_scroll
 from slimkern.widths import Widths
-from tests.continual.few_digits import TINY, Listener, differences, few_digits, restored
+from tests.continual.few_digits import TINY, Listener, Noting, differences, few_digits, restored
 
 IMAGES = torch.zeros(2, 1, 4, 4)
 
@@ -135,17 +135,6 @@ def test_profiles_are_in_the_order_of_the_stored_channels(monkeypatch: pytest.Mo
 def test_an_unknown_policy_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(ConfigError, match="scroll='backwards' is unknown; allowed: constant, none, random"):
         TrainConfig(scroll="backwards")  # type: ignore[arg-type]
-
-
-class Noting(Listener):
-    """Keeps what is noted as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[tuple[str, dict[str, Any]]] = []
-
-    def noted(self, kind: str, facts: dict[str, Any]) -> None:
-        self.notes.append((kind, facts))
 
 
 @pytest.mark.parametrize("policy", get_args(ScrollName))

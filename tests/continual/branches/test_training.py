@@ -20,7 +20,7 @@ from slimkern.continual.training import train
 from slimkern.experiments import run as module
 from slimkern.experiments.run import run
 from slimkern.experiments.run_folder import RunFolder
-from tests.continual.few_digits import Listener, differences, few_digits, restored
+from tests.continual.few_digits import Listener, Noting, differences, few_digits, restored
 
 CPU = torch.device("cpu")
 SMALL = replace(
@@ -29,18 +29,6 @@ SMALL = replace(
 )  # fmt: skip
 EASY = {"target": 0.0, "probe_epochs": 1.0}
 HARD = {"target": 1.0, "probe_epochs": 1.0}
-
-
-class Noting(Listener):
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[tuple[str, dict[str, Any]]] = []
-
-    def noted(self, kind: str, facts: dict[str, Any]) -> None:
-        self.notes.append((kind, facts))
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        return [facts for own, facts in self.notes if own == kind]
 
 
 def told(config: TrainConfig = SMALL, state: dict[str, Any] | None = None) -> Noting:

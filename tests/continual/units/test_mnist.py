@@ -13,7 +13,7 @@ from slimkern.continual.config import TrainConfig
 from slimkern.continual.data import load
 from slimkern.continual.trainers import make_trainer
 from slimkern.continual.units.training import UnitTrainer
-from tests.continual.units.test_training import Noting
+from tests.continual.few_digits import Noting
 
 DATA = os.environ.get("SLIMKERN_DATA")
 pytestmark = pytest.mark.skipif(not DATA or not (Path(DATA) / "MNIST").is_dir(), reason="no MNIST in SLIMKERN_DATA")

@@ -15,18 +15,9 @@ from slimkern.continual.units.unit import Unit
 from slimkern.experiments import run as module
 from slimkern.experiments.run import run
 from slimkern.experiments.run_folder import RunFolder
-from tests.continual.few_digits import Listener, differences, few_digits, restored, stored
+from tests.continual.few_digits import Noting, differences, few_digits, restored, stored
 
 CONFIG = TrainConfig(method="autoactivator", widths=(1.0,), options={"candidates": 8, "limit": 40, "nodes": 5})
-
-
-class Noting(Listener):
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[tuple[str, dict[str, Any]]] = []
-
-    def noted(self, kind: str, facts: dict[str, Any]) -> None:
-        self.notes.append((kind, facts))
 
 
 def trained(config: TrainConfig = CONFIG, **sizes: int) -> Noting:
