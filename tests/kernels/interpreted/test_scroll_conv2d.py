@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -75,11 +75,12 @@ def cases(draw: st.DrawFn) -> Case:
     widths = Widths.of(draw(st.sampled_from([1, 2, 3, (0.5, 1.0)])))
     pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
     geometry = Geometry(draw(pair), draw(pair), draw(st.tuples(st.integers(0, 3), st.integers(0, 3))), draw(pair))
-    sides = st.integers(5, 9)
+    image = draw(st.tuples(st.integers(5, 9), st.integers(5, 9)))
+    assume(min(geometry.result(image)) > 0)
     return Case.at(
         widths,
         draw(st.integers(0, widths.blocks - 1)),
-        image=draw(st.tuples(sides, sides)),
+        image=image,
         batch=draw(st.integers(1, 2)),
         geometry=geometry,
         in_place=draw(st.booleans()),
