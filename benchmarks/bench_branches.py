@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from rows import copy_bandwidth, finish, in_turns, operator_rows, parser
 from torch import Tensor
 
-from slimkern.continual.branches.grouped import folded, grouped
+from slimkern.continual.branches.folding import folded
+from slimkern.continual.branches.grouped import grouped
 from slimkern.memory import keep_freed_memory
 from slimkern.models.branching_resnet import ExpandLayer, PlainShortcutBlock
 

@@ -38,7 +38,8 @@ class Tape(TorchDispatchMode):
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    # Weights in a layout of oneDNN's own have no storage, and no views.
+    return id(tensor) if tensor.is_mkldnn else tensor.untyped_storage()._cdata
 
 
 class TapedGraphs:

@@ -19,7 +19,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def check_greedy(features: Tensor, chosen: list[int]) -> None:
-    """Every pick comes as close to the mean as any candidate left: algorithm 4 of iCaRL, whichever of equals it takes."""
+    """Every pick comes as close to the mean as any candidate left (algorithm 4 of iCaRL); of equals, any will do."""
     vectors = features.double().numpy()
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     mean, left = vectors.mean(0), set(range(len(vectors)))

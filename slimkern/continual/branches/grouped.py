@@ -1,25 +1,22 @@
 """A network of branches in one pass: each layer of all branches is one call of `branch_conv2d`.
 
-A branch in evaluation mode has its batch norms folded into the convolutions before them; what is folded is derived
-from the parameters, kept as long as they stay as they are, and never part of a state dict. Where nothing is to be
-differentiated, ReLU and the shortcut are computed in place.
+A branch in evaluation mode has its batch norms folded into the convolutions before them, and where nothing is to be
+differentiated, ReLU and the shortcut are computed in place. On a CPU such a branch goes through by itself, as `frozen`
+says: there a launch costs nothing, and its maps stay in the cache from layer to layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import cast
-from weakref import WeakKeyDictionary
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slimkern.continual.branches.folding import folded
+from slimkern.continual.branches.frozen import frozen_blocks, frozen_convolution, serves
 from slimkern.models.branching_resnet import BaseLayer, ExpandLayer, PlainShortcutBlock
 from slimkern.ops import branch_conv2d
-
-Folded = tuple[Tensor, Tensor]
-_KEPT: WeakKeyDictionary[nn.Conv2d, tuple[list[int], Folded]] = WeakKeyDictionary()
 
 
 def grouped(branches: Sequence[ExpandLayer], maps: Tensor) -> list[Tensor]:
@@ -32,10 +29,16 @@ def grouped(branches: Sequence[ExpandLayer], maps: Tensor) -> list[Tensor]:
     Returns:
         Features [N, 2 * C] of each.
     """
+    frozen = [serves(branch.modules(), maps) for branch in branches]
+    others = [branch.blocks for branch, own in zip(branches, frozen, strict=True) if not own]
     slabs = [maps]
-    for blocks in zip(*(branch.blocks for branch in branches), strict=True):
+    for blocks in zip(*others, strict=True):
         slabs = _blocks(cast(Sequence[PlainShortcutBlock], blocks), slabs)
-    return [slab.mean((2, 3)) for slab in slabs]
+    given = iter(slabs)
+    results = [
+        frozen_blocks(branch.blocks, maps) if own else next(given) for branch, own in zip(branches, frozen, strict=True)
+    ]
+    return [result.mean((2, 3)) for result in results]
 
 
 def base_maps(base: BaseLayer, images: Tensor) -> Tensor:
@@ -45,36 +48,13 @@ def base_maps(base: BaseLayer, images: Tensor) -> Tensor:
         base: in training or evaluation mode.
         images: [N, C, H, W].
     """
+    if serves(base.modules(), images):
+        return frozen_blocks(base.blocks, frozen_convolution(base.conv1, base.bn1, images))
     (stem,) = _normalised([base.conv1], [base.bn1], [images])
     slabs = [F.relu(stem, inplace=True)]
     for block in base.blocks:
         slabs = _blocks([cast(PlainShortcutBlock, block)], slabs)
     return slabs[0]
-
-
-def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Folded:
-    """Weight and bias of the convolution that does both, the batch norm in evaluation mode.
-
-    Without gradients it is computed once, and again when a tensor that it is made of has changed.
-    """
-    # From the dictionaries, as a module looks names up slowly and every convolution comes here in every step.
-    learned = (conv._parameters["weight"], norm._parameters["weight"], norm._parameters["bias"])
-    differentiated = torch.is_grad_enabled() and any(own is not None and own.requires_grad for own in learned)
-    if differentiated or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
-        return _fold(conv, norm)
-    sources = (*learned, *norm._buffers.values())
-    places = [number for own in sources if own is not None for number in (own.data_ptr(), own._version)]
-    found = _KEPT.get(conv)
-    if found is None or found[0] != places:
-        found = _KEPT[conv] = places, _fold(conv, norm)
-    return found[1]
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Folded:
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    weight = conv.weight * scale[:, None, None, None]
-    return weight.contiguous(memory_format=torch.channels_last), norm.bias - norm.running_mean * scale
 
 
 def _blocks(blocks: Sequence[PlainShortcutBlock], slabs: Sequence[Tensor]) -> list[Tensor]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from slimkern.continual.branches.grouped import base_maps, folded, grouped
+from slimkern.continual.branches.folding import folded
+from slimkern.continual.branches.grouped import base_maps, grouped
 from slimkern.continual.branches.network import Branches, BranchNet
 from slimkern.models.branching_resnet import BaseLayer, ExpandLayer
 

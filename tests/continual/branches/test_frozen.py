@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from slimkern.continual.branches.frozen import serves
+from slimkern.continual.branches.grouped import base_maps, grouped
+from slimkern.models.branching_resnet import BaseLayer
+from tests.continual.branches.test_grouped import assert_alike, branches, lively, maps
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_frozen_branches_give_what_a_loop_gives_for_images_of_any_number_and_size(layout: torch.memory_format) -> None:
+    frozen = [branch.eval().requires_grad_(False) for branch in branches(3)]
+    for shape in ((4, 8, 6, 6), (1, 8, 6, 6), (9, 8, 5, 7)):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(2)).contiguous(memory_format=layout)
+        kept = x.clone()
+        assert serves(frozen[0].modules(), x)
+        for result, branch in zip(grouped(frozen, x), frozen, strict=True):
+            assert_alike(result, branch(x))
+        assert torch.equal(x, kept)
+
+
+def test_a_frozen_base_layer_gives_its_maps() -> None:
+    torch.manual_seed(0)
+    base = lively(BaseLayer(1, 2)).eval().requires_grad_(False)
+    assert isinstance(base, BaseLayer)
+    images = torch.randn(3, 1, 8, 8)
+    assert serves(base.modules(), images)
+    assert_alike(base_maps(base, images), copy.deepcopy(base)(images))
+
+
+def test_what_is_kept_follows_every_parameter_and_statistic() -> None:
+    (branch,), x = branches(1), maps()
+    with torch.no_grad():
+        before = grouped([branch.eval()], x)[0]
+        for own in (*branch.parameters(), *branch.buffers()):
+            if own.is_floating_point():
+                own.mul_(1.1)
+                assert_alike(grouped([branch], x)[0], branch(x))
+        assert not torch.allclose(grouped([branch], x)[0], before)
+
+
+def test_what_learns_or_computes_otherwise_is_not_served() -> None:
+    (branch,), x = branches(1), maps()
+    branch.eval()
+    assert not serves(branch.modules(), x)
+    with torch.no_grad():
+        assert serves(branch.modules(), x)
+        assert not serves(branch.modules(), x.double())
+        assert not serves(branch.modules(), x.to("meta"))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not serves(branch.modules(), x)
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert not serves(branch.modules(), x)
+    with torch.inference_mode():
+        assert not serves(branch.modules(), x)
+    branch.requires_grad_(False)
+    assert serves(branch.modules(), x)
+    assert not serves(branch.modules(), maps().requires_grad_())
+    branch.blocks[2].train()
+    assert not serves(branch.modules(), x)
+    assert not serves([nn.BatchNorm2d(3)], x)
