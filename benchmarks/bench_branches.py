@@ -3,58 +3,24 @@
     python benchmarks/bench_branches.py [--batch 32] [--branches 6] [--channels 16] [--save]
 
 The loop is `[branch(maps) for branch in branches]` with ordinary torch modules, once channels-last and once as PyTorch
-lays tensors out by default. Beside them stands a convolution with a group for each branch, batch norms folded in too,
-which is what the grouped pass might have been. All take their turns in one process; the figures to read are the medians
-of the ratios, repetition by repetition.
+lays tensors out by default. All take their turns in one process; the figures to read are the medians of the ratios,
+repetition by repetition.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from rows import copy_bandwidth, finish, in_turns, operator_rows, parser
 from torch import Tensor
 
-from slimkern.continual.branches.folding import folded
 from slimkern.continual.branches.grouped import grouped
 from slimkern.memory import keep_freed_memory
-from slimkern.models.branching_resnet import ExpandLayer, PlainShortcutBlock
+from slimkern.models.branching_resnet import ExpandLayer
 
 SIDE = 16
-
-
-def in_groups(branches: Sequence[ExpandLayer]) -> Callable[[Tensor], list[Tensor]]:
-    """The branches as one network whose convolutions have a group for each."""
-    count, features = len(branches), branches[0].features
-
-    def joined(place: int, of: str) -> tuple[Tensor, Tensor]:
-        pairs = []
-        for branch in branches:
-            block = branch.blocks[place]
-            pairs.append(folded(getattr(block, f"conv{of}"), getattr(block, f"bn{of}")))
-        weights, biases = (torch.cat([pair[own] for pair in pairs]) for own in (0, 1))
-        return weights.contiguous(memory_format=torch.channels_last), biases
-
-    blocks = [(block, joined(place, "1"), joined(place, "2")) for place, block in enumerate(branches[0].blocks)]
-
-    def forward(x: Tensor) -> list[Tensor]:
-        for place, (block, first, second) in enumerate(blocks):
-            assert isinstance(block, PlainShortcutBlock)
-            inner = F.conv2d(x, *first, stride=block.stride, padding=1, groups=count if place else 1).relu_()
-            out = F.conv2d(inner, *second, padding=1, groups=count)
-            if place:
-                out.add_(x)
-            else:
-                seen = block.seen(x)
-                for start in range(0, count * features, features):
-                    out[:, start : start + seen.shape[1]].add_(seen)
-            x = out.relu_()
-        return list(x.mean((2, 3)).split(features, 1))
-
-    return forward
 
 
 @torch.no_grad()
@@ -77,12 +43,10 @@ def main() -> None:
     branches = [copy.deepcopy(branch).to(memory_format=torch.channels_last) for branch in as_made]
     plain = torch.randn(arguments.batch, 4 * arguments.channels, SIDE, SIDE, device=device)
     maps = plain.contiguous(memory_format=torch.channels_last)
-    groups = in_groups(branches)
     calls: dict[str, Callable[[], list[Tensor]]] = {
         "grouped": lambda: grouped(branches, maps),
         "loop": lambda: [branch(maps) for branch in branches],
         "loop, NCHW": lambda: [branch(plain) for branch in as_made],
-        "groups of one convolution": lambda: groups(maps),
     }
     truth = torch.cat(calls["loop"](), 1)
     for name, call in calls.items():

@@ -15,6 +15,8 @@ class AutoActivator(Method):
 
     Nothing is learned by gradients: a unit recruits random nodes by the supervisory criterion and solves for its
     read-out (see `slimkern.continual.units`), so epochs, rates and augmentation play no part, and neither do widths.
+    Tasks are cut from the classes as the data set numbers them, as the paper's Split MNIST is. The paper shuffles the
+    tasks; that changes nothing here but the draws, as units don't know of each other.
 
     Args:
         nodes: l, recruited at a time.
@@ -33,7 +35,7 @@ class AutoActivator(Method):
         patience: recruitments without a smaller residual on the held-out samples before a unit goes back to its best.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {"widths": (1.0,)}
+    defaults: ClassVar[dict[str, Any]] = {"widths": (1.0,), "class_order": "sorted"}
 
     nodes: float = 10
     candidates: float = 50

@@ -68,7 +68,7 @@ def test_units_are_tested_in_batches_of_one_task(tmp_path: Path) -> None:
     assert (len(mnist.jobs), mnist.variant, mnist.method) == (5, "", "AutoActivator")
     config = mnist.jobs[4].config
     assert (config.data, config.tasks, config.seed, config.widths) == ("mnist", 5, 4, (1.0,))
-    assert (config.test_batch, config.homogeneous) == (100, "task")
+    assert (config.test_batch, config.homogeneous, config.class_order) == (100, "task", "sorted")
     assert [{judged: row.mean for judged, row in cell.published.items()} for cell in (mnist, fashion)] == [
         {"batches": 97.32},
         {"batches": 88.46},
