@@ -5,8 +5,8 @@
 The scan is that of a task of MNIST: 11,000 images and 50 candidates of ten nodes, against the residual of two classes.
 The strongest loop that we know keeps the images as columns, transposed once beforehand, so that its products read whole
 rows. Runs are five tasks of two digits with the defaults of `slimkern train --method autoactivator`, evaluation
-included, once with the digits in order, as the paper has them, and once in an order of each seed; their figures are of batches of 100 and 1000 test images of one task, and of single images. Without MNIST they
-are left out.
+included, once with the digits in order, as the paper has them, and once in an order of each seed. Their figures are of
+batches of 100 and 1000 test images of one task, and of single images. Without MNIST they are left out.
 """
 
 from __future__ import annotations
