@@ -2,18 +2,21 @@
 
     python benchmarks/bench_python.py [--widths 4] [--repetitions 50] [--save]
 
-The step is the trainer's, launched by `slimkern.capture`, on a narrow ResNet-18 whose convolutions, batch norms and
-head hand back in all later steps what they gave in the first. What is left is the work around them, with augmentation,
-clipping and update of the few weights. It is the time of the one thread that does it all. The plain
-network's convolutions and batch norms are called by PyTorch's own graph and can't be replaced: they work on 2 images of
-1x1 pixels.
+The step is the trainer's, launched by `slimkern.capture`, on a narrow ResNet-18. Two rows tell what is left of it where
+results are handed back in all later steps as they were in the first, with augmentation, clipping and update of the few
+weights. "without its own operators" takes out slimkern's operators, forward and backward: modules, checks and the
+autograd graph are left. "without its operators" takes out only PyTorch's convolutions and the compiled kernels, so what
+the operators do for each slab is left too. It is the time of the one thread that does it all. The plain network's
+convolutions and batch norms are called by PyTorch's own graph and can't be replaced: they work on 2 images of 1x1
+pixels.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,9 +35,23 @@ from slimkern.continual.network import ContinualNet
 from slimkern.continual.optimiser import Optimiser
 from slimkern.continual.step import TrainStep
 from slimkern.models import resnet18
-from slimkern.ops import native
+from slimkern.ops import native, ragged_head, scroll_conv2d, scroll_conv2d_batch_norm, switchable_batch_norm
 
 NATIVE = ["batch_norm_forward", "batch_norm_backward", "ragged_head", "ragged_head_backward"]
+KERNELS = [
+    (F, "conv2d"),
+    (torch.ops.aten, "convolution_backward"),
+    *((torch.ops.slimkern_native, name) for name in NATIVE),
+]
+"""Owners and names of the functions that do the arithmetic."""
+
+OPERATORS = [
+    (getattr(sys.modules[operator.__module__], name), "_compute")
+    for operator in (ragged_head, scroll_conv2d, scroll_conv2d_batch_norm, switchable_batch_norm)
+    for name in ("_forward", "_backward")
+]
+"""The same of slimkern's own operators, which call them."""
+
 CONFIG = TrainConfig(channels=8, learning_rate=0.0)
 
 
@@ -63,10 +80,8 @@ def anew(result: Any) -> Any:
 
 
 @contextmanager
-def replayed() -> Iterator[list[Replay]]:
-    """Put a replay in the place of each operator meanwhile."""
-    places = [(F, "conv2d"), (torch.ops.aten, "convolution_backward")]
-    places += [(torch.ops.slimkern_native, name) for name in NATIVE]
+def replayed(places: Sequence[tuple[Any, str]]) -> Iterator[list[Replay]]:
+    """Put a replay in the place of each function meanwhile."""
     calls = [Replay(owner, name) for owner, name in places]
     try:
         for (owner, name), call in zip(places, calls, strict=True):
@@ -111,10 +126,12 @@ def seconds(step: Callable[[], object], repetitions: int) -> list[float]:
     return times[-repetitions:]
 
 
-def python_time(widths: int, repetitions: int) -> tuple[list[float], float]:
-    """Seconds of each step without its operators, handing results back taken off, and the seconds of that."""
+def python_time(
+    widths: int, repetitions: int, places: Sequence[tuple[Any, str]]
+) -> tuple[list[float], dict[str, float]]:
+    """Seconds of each step without the functions at `places`, handing results back taken off, and that."""
     step = step_of_the_trainer(widths)
-    with replayed() as calls:
+    with replayed(places) as calls:
         step()
         for call in calls:
             call.next = 0
@@ -122,7 +139,7 @@ def python_time(widths: int, repetitions: int) -> tuple[list[float], float]:
     handing = statistics.median(
         seconds(lambda: [anew(result) for call in calls for result in call.results], repetitions)
     )
-    return [own - handing for own in times], handing
+    return [own - handing for own in times], {"handing results back ms": 1e3 * handing}
 
 
 def measure(widths: int, repetitions: int) -> list[Row]:
@@ -131,13 +148,15 @@ def measure(widths: int, repetitions: int) -> list[Row]:
     torch.set_num_threads(1)
     try:
         plain = seconds(step_of_a_plain_network(), repetitions)
-        own, handing = python_time(widths, repetitions)
+        own = python_time(widths, repetitions, OPERATORS)
+        strict = python_time(widths, repetitions, KERNELS)
     finally:
         torch.set_num_threads(threads)
     case = {"widths": widths}
     return [
         row("python", case, "plain, with its operators", plain),
-        row("python", case, "slimkern, without its operators", own, {"handing results back ms": 1e3 * handing}),
+        row("python", case, "slimkern, without its own operators", *own),
+        row("python", case, "slimkern, without its operators", *strict),
     ]
 
 
