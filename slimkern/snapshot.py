@@ -17,7 +17,7 @@ class Snapshot:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = tuple(tensors)
-        self._versions = [_version(tensor) for tensor in tensors]
+        self._versions = _versions(self._tensors)
 
     def refuse_changes(self, what: str) -> None:
         """Raise if one was changed since.
@@ -25,7 +25,7 @@ class Snapshot:
         Raises:
             ChangedError: the message names `what` was changed.
         """
-        if self._versions != [_version(tensor) for tensor in self._tensors]:
+        if self._versions != _versions(self._tensors):
             raise ChangedError(
                 f"{what} was modified in place before the result was used; use the result first, or modify a copy"
             )
@@ -36,6 +36,8 @@ def in_inference_mode() -> bool:
     return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
-def _version(tensor: Tensor) -> int | None:
-    """The count, where there is one: not while tracing, nor in inference mode."""
-    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+def _versions(tensors: Sequence[Tensor]) -> list[int | None]:
+    """The counts, where there are any: not while tracing, nor in inference mode."""
+    if torch.compiler.is_compiling():
+        return [None] * len(tensors)
+    return [None if tensor.is_inference() else tensor._version for tensor in tensors]

@@ -41,7 +41,7 @@ class WidthBatch:
         self._slabs: tuple[Tensor, ...] = tuple(slabs)
         self._finish: Finish | None = None
         self._residuals: tuple[Tensor, ...] = ()
-        self._snapshot = Snapshot(())
+        self._snapshot: Snapshot | None = None
         self.sources: tuple[WidthBatch, ...] = ()
         self._readers: list[weakref.ref[WidthBatch]] = []
 
@@ -84,9 +84,10 @@ class WidthBatch:
 
     def _settle(self, relu: bool) -> None:
         if self._finish is not None:
-            self._snapshot.refuse_changes("a summand")
+            if self._snapshot is not None:
+                self._snapshot.refuse_changes("a summand")
             self._slabs = tuple(self._finish(self._residuals, relu))
-            self._finish, self._residuals, self._snapshot, self.sources = None, (), Snapshot(()), ()
+            self._finish, self._residuals, self._snapshot, self.sources = None, (), None, ()
 
     def _copy(self) -> WidthBatch:
         assert self._finish is not None and self.widths is not None
