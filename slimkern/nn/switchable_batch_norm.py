@@ -83,7 +83,8 @@ class SwitchableBatchNorm2d(nn.Module):
         self.widths = Widths.of(widths)
         self.feeds_relu = False
         self.relus: tuple[nn.Module, ...] = ()
-        self._untracked: DeferredBatchNorm | None = None
+        # At most one, in a list as a module takes its time to set an attribute.
+        self._untracked: list[DeferredBatchNorm] = []
         self.process_group: ProcessGroup | None = None
         if not whole:
             self.widths.check_divide(num_features, "num_features", ", or pass whole=True if widths don't apply to it")
@@ -173,14 +174,14 @@ class SwitchableBatchNorm2d(nn.Module):
             partial(self._track, places) if tracks else None,
         )
         if tracks and not torch.compiler.is_compiling():
-            self._untracked = work
+            self._untracked.append(work)
         return work
 
     def _catch_up(self) -> None:
         """Track the statistics of a batch whose result nobody has asked for yet, so that they come in order."""
-        work, self._untracked = self._untracked, None
-        if work is None:
+        if not self._untracked:
             return
+        work = self._untracked.pop()
         try:
             work((), False)
         except ChangedError as error:
@@ -238,14 +239,18 @@ class SwitchableBatchNorm2d(nn.Module):
         self._catch_up()
         return super().train(mode)
 
-    @torch.no_grad()
     def _track(self, places: list[int], mean: Tensor, variance: Tensor, count: int | Tensor) -> None:
         """Move the running statistics of the widths at `places` towards the batch's, of `count` values a channel."""
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
-        self._untracked = None
         running_mean, running_var, counts = self.running_mean, self.running_var, self.num_batches_tracked
-        adjoining = self.momentum is not None and places == list(range(places[0], places[-1] + 1))
+        assert running_mean is not None and running_var is not None and counts is not None
+        self._untracked.clear()
         unbiased = variance * (count / (count - 1))
+        if self.momentum is not None and len(places) == len(self.sizes):  # no need to cut anything
+            counts.add_(1)
+            running_mean.lerp_(mean.to(running_mean.dtype), self.momentum)
+            running_var.lerp_(unbiased.to(running_var.dtype), self.momentum)
+            return
+        adjoining = self.momentum is not None and places == list(range(places[0], places[-1] + 1))
         start = 0
         for run in [places] if adjoining else [[place] for place in places]:
             counts[run[0] : run[-1] + 1].add_(1)
@@ -272,15 +277,16 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         self._catch_up()
-        return self.__dict__.copy()
+        return self.__dict__ | {"_untracked": []}
 
     def _save_to_state_dict(self, *arguments: Any) -> None:
         self._catch_up()
         super()._save_to_state_dict(*arguments)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        if self._untracked is not None:
-            self._untracked.track = self._untracked = None  # what is loaded takes the place of what it would track
+        for work in self._untracked:
+            work.track = None  # what is loaded takes the place of what it would track
+        self._untracked.clear()
         for name, own in (*self._parameters.items(), *self._buffers.items()):
             given = state_dict.get(prefix + name)
             if given is None or own is None or given.shape == own.shape:
