@@ -183,11 +183,16 @@ def _short(value: float | None) -> str:
 
 def _run(row: Row) -> str:
     case, figures = row["case"], row["figures"]
+    seconds, epochs, widths = row["milliseconds"]["p50"] / 1e3, case["epochs"], case["widths"]
     return (
-        f"- {row['name']} of {case['data']}: {row['milliseconds']['p50'] / 1e3:.1f} s for {case['epochs']} epochs of "
-        f"{case['images']} images, {case['widths']} widths, {case['precision']}, batches of {case['batch']}. From this "
-        f"follow {figures['estimate of a full cell, hours']:.1f} hours for a full cell of the paper, which wasn't run."
+        f"- {row['name']} of {case['data']}: {seconds:.1f} s for {_count(epochs, 'epoch')} of {case['images']} images, "
+        f"{_count(widths, 'width')}, {case['precision']}, batches of {case['batch']}. From this follow "
+        f"{figures['estimate of a full cell, hours']:.1f} hours for a full cell of the paper, which wasn't run."
     )
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number} {of}" + "s" * (number != 1)
 
 
 def _python(row: Row) -> str:

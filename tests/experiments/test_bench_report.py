@@ -80,7 +80,7 @@ def test_the_tables_show_all_that_was_measured_of_the_case_shown() -> None:
         "\n</details>\n\nMedians of 7 interleaved repetitions, and the 20th and 80th percentile of the ratios"
     )
     assert shown.endswith(
-        "- one task, eager of cifar100: 12.3 s for 1 epochs of 320 images, 4 widths, fp32, batches of 64. From this "
+        "- one task, eager of cifar100: 12.3 s for 1 epoch of 320 images, 4 widths, fp32, batches of 64. From this "
         "follow 55.5 hours for a full cell of the paper, which wasn't run.\n"
         "- Python and framework a step, slimkern, without its operators, one thread: 2.50 ms.\n\n"
         "![Where the time of a step goes, by operator, beside its floor](docs/step_breakdown.png)\n"
