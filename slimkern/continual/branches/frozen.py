@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from slimkern.continual.branches.folding import Folded, fold, kept
 from slimkern.models.branching_resnet import PlainShortcutBlock
 
-_CONVOLUTION = torch.ops.mkldnn._convolution_pointwise
 _NO_SCALARS = ([], "")
 
 
@@ -46,9 +45,10 @@ def frozen_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, added: 
     """max(norm(conv(x)) + added, 0), the batch norm in evaluation mode; see `serves`."""
     geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
     weight, bias = kept(conv, norm, "as oneDNN computes", lambda: _packed(fold(conv, norm), geometry, x.shape))
+    convolution = torch.ops.mkldnn._convolution_pointwise  # asked for here, as not every PyTorch has it
     if added is None:
-        return _CONVOLUTION(x, weight, bias, *geometry, "relu", *_NO_SCALARS)
-    return _CONVOLUTION.binary(x, added, weight, bias, *geometry, "add", 1.0, "relu", *_NO_SCALARS)
+        return convolution(x, weight, bias, *geometry, "relu", *_NO_SCALARS)
+    return convolution.binary(x, added, weight, bias, *geometry, "add", 1.0, "relu", *_NO_SCALARS)
 
 
 def _packed(pair: Folded, geometry: tuple, image: Sequence[int]) -> Folded:
