@@ -69,9 +69,20 @@ class Widths:
                 return place
         raise ValueError(f"width {width} is none of this network's widths {self.fractions}")
 
+    def places(self, widths: Sequence[float]) -> list[int]:
+        """`index` of each of `widths`."""
+        if widths == self.fractions:  # as nearly always; then nothing has to be looked for
+            return list(range(len(widths)))
+        return [self.index(width) for width in widths]
+
     def channels(self, total: int, width: float) -> int:
         """Channels that the sub-network of `width` uses of a sliced axis with `total` channels."""
-        return total // self.blocks * self.shares[self.index(width)]
+        return self.counts(total, [width])[0]
+
+    def counts(self, total: int, widths: Sequence[float]) -> list[int]:
+        """`channels` of each of `widths`."""
+        block = total // self.blocks
+        return [block * self.shares[place] for place in self.places(widths)]
 
     def offset(self, total: int, scroll: int) -> int:
         """Channel at which a sliced axis with `total` channels starts after `scroll` blocks."""

@@ -8,7 +8,7 @@ convolution that is read twice is computed once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -134,10 +134,19 @@ class DeferredBatchNorm:
         return [list(residual.shape) for residual in residuals] == shapes and all(r.dtype == dtype for r in residuals)
 
 
-@contextmanager
-def _as_called(grad: bool, like: Tensor) -> Iterator[None]:
+def _as_called(grad: bool, like: Tensor) -> AbstractContextManager[None]:
     """The modes of the call, whatever they are when its work is done; autocast has been applied by then."""
-    device = like.device.type
+    is_cast = torch.is_autocast_enabled(like.device.type)
+    if grad == torch.is_grad_enabled() and not is_cast and not in_inference_mode():
+        return _AS_IT_IS  # nearly always
+    return _in_modes(grad, like.device.type)
+
+
+_AS_IT_IS = nullcontext()
+
+
+@contextmanager
+def _in_modes(grad: bool, device: str) -> Iterator[None]:
     outside = torch.inference_mode(False) if in_inference_mode() else nullcontext()
     uncast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
     with outside, torch.set_grad_enabled(grad), uncast:

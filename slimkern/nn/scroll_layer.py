@@ -49,8 +49,8 @@ class ScrollLayer(nn.Module):
 
     def _sizes(self) -> tuple[int, int]:
         """Channels of the whole input and output axis."""
-        inputs, outputs = (getattr(self, name) for name in self._axes)
-        return inputs, outputs
+        inputs, outputs = self._axes
+        return getattr(self, inputs), getattr(self, outputs)
 
     def _sizes_at(self, width: float) -> tuple[int, int]:
         """Channels of the input and the output axis of one sub-network."""
@@ -66,7 +66,7 @@ class ScrollLayer(nn.Module):
         )
 
     def _counts(self, total: int, whole: bool, widths: Sequence[float]) -> list[int]:
-        return [total if whole else self.widths.channels(total, width) for width in widths]
+        return [total] * len(widths) if whole else self.widths.counts(total, widths)
 
     def _answer(self, batch: WidthBatch, axis: int, apply: Apply) -> WidthBatch:
         """Answer a batch in kind, at its widths; `axis` is that of its channels."""
@@ -85,13 +85,13 @@ class ScrollLayer(nn.Module):
         self._check_slabs(batch.slabs * len(widths) if batch.shared else batch.slabs, expected, axis)
         return widths, self._counts(outputs, self.whole_out, widths)
 
-    def _check_slabs(self, slabs: Sequence[Tensor], expected: Sequence[int], axis: int) -> None:
+    def _check_slabs(self, slabs: Sequence[Tensor], expected: list[int], axis: int) -> None:
         given = [slab.shape[axis] for slab in slabs]
-        if given != list(expected):
+        if given != expected:
             kind = "whole" if self.whole_in else "sliced"
             raise ValueError(
                 f"{type(self).__name__} with a {kind} input axis and widths {self.widths.fractions} takes slabs of "
-                f"{list(expected)} channels, but was given {given}"
+                f"{expected} channels, but was given {given}"
             )
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

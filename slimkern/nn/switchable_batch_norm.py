@@ -145,7 +145,7 @@ class SwitchableBatchNorm2d(nn.Module):
         if not isinstance(input, WidthBatch):
             return self._defer_whole(input) if self._serves_deferred(input) else self._normalise_whole(input)
         widths = input.resolve(self.widths)
-        places = [self.widths.index(width) for width in widths]
+        places = self.widths.places(widths)
         convolution = input.pending
         if isinstance(convolution, DeferredConvolution) and convolution.grad == torch.is_grad_enabled():
             work = self._put_off(convolution, convolution.out_channels, places)
@@ -223,7 +223,7 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def _normalise_together(self, input: Tensor | WidthBatch, group: ProcessGroup) -> Tensor | WidthBatch:
         widths = input.resolve(self.widths) if isinstance(input, WidthBatch) else self.widths.fractions[-1:]
-        places = [self.widths.index(width) for width in widths]
+        places = self.widths.places(widths)
         slabs = input.slabs if isinstance(input, WidthBatch) else (input,)
         if isinstance(input, WidthBatch) and input.shared:
             slabs *= len(widths)
