@@ -72,8 +72,7 @@ class DeferredConvolution:
 
     def shapes(self) -> list[list[int]]:
         """The shapes of the results."""
-        pairs = zip(self.slabs, self.out_channels, strict=True)
-        return [self.convolution.output_shape(slab, outputs) for slab, outputs in pairs]
+        return self.convolution.output_shapes(self.slabs, self.out_channels)
 
 
 @dataclass

@@ -41,11 +41,11 @@ def choose(operator: str, device: torch.device | str) -> str:
     Raises:
         ValueError: `SLIMKERN_BACKEND` holds an unknown name, or none that this operator has and that works here.
     """
-    kind = torch.device(device).type
+    kind = _kind(device)
     available = OPERATORS[operator]
     forced = os.environ.get(ENVIRONMENT_VARIABLE)
     if not forced:
-        return next(backend for backend in available if why_not(operator, backend, kind) is None)
+        return next(backend for backend in available if _serves_unasked(backend, kind))
     names = forced.split(",")
     if unknown := [name for name in names if name not in BACKENDS]:
         raise ValueError(f"{ENVIRONMENT_VARIABLE}={unknown[0]} is unknown: it must be one of {', '.join(BACKENDS)}")
@@ -81,16 +81,26 @@ def unless_refused(
 
 def why_not(operator: str, backend: str, device: torch.device | str = "cpu") -> str | None:
     """Why `backend` doesn't serve `operator` on `device` unless asked for; None if it could."""
-    kind = torch.device(device).type
+    kind = _kind(device)
     if backend not in OPERATORS[operator]:
         return "not part of this version"
     if reason := _missing(backend, kind):
         return reason
-    if backend != "torch" and (backend, kind) not in PROVEN:
+    if not _serves_unasked(backend, kind):
         return f"not yet proven on such hardware; {ENVIRONMENT_VARIABLE}={backend} asks for it"
     return None
 
 
+def _kind(device: torch.device | str) -> str:
+    return (torch.device(device) if isinstance(device, str) else device).type
+
+
+def _serves_unasked(backend: str, kind: str) -> bool:
+    """Whether a backend is proven, and there; the question that is quicker to answer comes first."""
+    return backend == "torch" or ((backend, kind) in PROVEN and _missing(backend, kind) is None)
+
+
 def _missing(backend: str, kind: str) -> str | None:
-    owner = {"native": native, "triton": triton}.get(backend)
-    return owner.why_unavailable(kind) if owner else None
+    if backend == "native":
+        return native.why_unavailable(kind)
+    return triton.why_unavailable(kind) if backend == "triton" else None

@@ -67,15 +67,25 @@ class Convolution(NamedTuple):
         to_slab[seen] = found
         return to_slab
 
-    def output_shape(self, slab: Tensor, outputs: int) -> list[int]:
-        """The shape that `apply` gives."""
-        sides = [
+    def output_shapes(self, slabs: Sequence[Tensor], out_channels: Sequence[int]) -> list[list[int]]:
+        """The shapes that `apply` gives for each slab."""
+        image: Sequence[int] = ()
+        sides: list[int] = []
+        shapes = []
+        for slab, outputs in zip(slabs, out_channels, strict=True):
+            if slab.shape[2:] != image:  # hardly ever do slabs differ in that
+                image = slab.shape[2:]
+                sides = self._sides(image)
+            shapes.append([slab.shape[0], outputs, *sides])
+        return shapes
+
+    def _sides(self, image: Sequence[int]) -> list[int]:
+        return [
             (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for side, kernel, stride, padding, dilation in zip(
-                slab.shape[2:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
+                image, self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
             )
         ]
-        return [slab.shape[0], outputs, *sides]
 
     def _part(self, inputs: int, outputs: int) -> tuple[Tensor, int]:
         """A sub-network's weight and groups; groups are cut whole, so a grouped weight has no input axis to rotate."""
@@ -91,7 +101,7 @@ def torch_is_mistaken(slab: Tensor, weight: Tensor, stride: Sequence[int], paddi
     That of 1x1 convolutions with a stride is, in oneDNN 3.12 on CPUs with AVX2 and no AVX-512, for channels-last inputs
     of fewer channels than a vector holds.
     """
-    is_strided = tuple(weight.shape[2:]) == (1, 1) and max(stride) > 1 and (padding == "valid" or not any(padding))
+    is_strided = max(stride) > 1 and tuple(weight.shape[2:]) == (1, 1) and (padding == "valid" or not any(padding))
     return is_strided and slab.device.type == "cpu" and slab.shape[1] < _VECTOR
 
 

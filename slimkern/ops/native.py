@@ -64,7 +64,9 @@ _UNAVAILABLE = _load_all()
 
 def why_unavailable(device: str) -> str | None:
     """Why there are no compiled kernels for a type of device; None if there are."""
-    return _UNAVAILABLE.get(device, f"compiled kernels are for {' and '.join(LIBRARIES)}")
+    if device in _UNAVAILABLE:
+        return _UNAVAILABLE[device]
+    return f"compiled kernels are for {' and '.join(LIBRARIES)}"
 
 
 def takes_batch_norm(slabs: Sequence[Tensor], vectors: Sequence[Tensor | None], like_slabs: Sequence[Tensor]) -> bool:

@@ -50,6 +50,9 @@ class Gradient:
     def add(self, part: Tensor, offset: Corner) -> None:
         """Add a sub-network's gradient; adding the widest one first saves a pass over memory."""
         size = (part.shape[0], part.shape[1])
+        if offset == (0, 0) and self._total is not None:
+            self._total[: size[0], : size[1]].add_(part)
+            return
         whole = size == tuple(self._weight.shape[:2])
         parts = rectangles(size, offset, self._weight.shape)
         if self._total is None:

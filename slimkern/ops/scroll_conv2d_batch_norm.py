@@ -51,7 +51,7 @@ def scroll_conv2d_batch_norm(
         )
         return results, convolved, mean, variance
     check_convolution(OPERATOR, slabs, convolution, bias, out_channels)
-    shapes = [convolution.output_shape(slab, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
+    shapes = convolution.output_shapes(slabs, out_channels)
     check_batch_norm(OPERATOR, slabs[0], shapes, norm, offsets, residuals)
     backend = choose(OPERATOR, slabs[0].device)
     return _forward(slabs, bias, out_channels, convolution, norm, offsets, residuals, relu, backend)
@@ -69,13 +69,14 @@ def _compute(
     backend: str,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """The operator, its batch norm by `backend`."""
-    results, convolved, means, variances = [], [], [], []
+    results, convolved, means, variances, served = [], [], [], [], None
     for turn in _turns(slabs):
         convolved += [
             convolution.apply(slab, bias, outputs)
             for slab, outputs in zip(slabs[turn], out_channels[turn], strict=True)
         ]
-        served = serving(backend, convolved[turn], norm[:4], residuals[turn])
+        if served is None:  # all slabs are packed and of one dtype: what takes the first ones takes the others
+            served = serving(backend, convolved, norm[:4], residuals)
         own, mean, variance = norm.apply_all(convolved[turn], offsets[turn], residuals[turn], relu, served)
         results += own
         means.append(mean)
@@ -111,7 +112,8 @@ def _compute_backward(
     of_slabs, of_sums = [], []
     turns = _turns(slabs)
     sizes = [sum(slab.shape[1] for slab in convolved[turn]) for turn in turns]
-    rows = zip(turns, mean.split(sizes), variance.split(sizes), strict=True)
+    rows = zip(turns, mean.split_with_sizes(sizes), variance.split_with_sizes(sizes), strict=True)
+    to_convolution = needed[:3]
     # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
     for turn, own_mean, own_variance in reversed([*rows]):
         of_convolved, sums = of_norm.backward_all(
@@ -122,7 +124,7 @@ def _compute_backward(
         for grad, other, slab in reversed([*zip(of_convolved, others, slabs[turn], strict=True)]):
             if other is not None:
                 grad += other
-            of_slabs.append(convolution.backward(grad, slab, needed[:3], of_weight, of_bias))
+            of_slabs.append(convolution.backward(grad, slab, to_convolution, of_weight, of_bias))
     return (
         of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten(), of_norm.of_weight,
         of_norm.of_bias, of_sums[::-1],

@@ -68,7 +68,7 @@ def why_not(slabs: Sequence[Tensor], convolution: Convolution, out_channels: Seq
     batch, _, *image = slabs[0].shape
     if any([slab.shape[0], *slab.shape[2:]] != [batch, *image] for slab in slabs):
         return "slabs must agree in batch and image"
-    result = convolution.output_shape(slabs[0], max(out_channels))
+    (result,) = convolution.output_shapes(slabs[:1], [max(out_channels)])
     if min(result) < 1:
         return "the kernel is larger than the image"
     if max(prod(result), *map(_span, (weight, *slabs))) > LARGEST:
