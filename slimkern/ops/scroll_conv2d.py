@@ -57,38 +57,11 @@ def scroll_conv2d(
     """
     slabs, weight, bias = autocast(slabs, weight, bias)
     convolution = Convolution(weight, out_offset, in_offset, stride, padding, dilation, groups)
-    return _forward(slabs, bias, out_channels, convolution, _serving(slabs, convolution, bias, out_channels))
-
-
-def scroll_conv2d_moments(
-    slabs: Sequence[Tensor],
-    convolution: Convolution,
-    bias: Tensor | None,
-    out_channels: Sequence[int],
-    wanted: bool = True,
-) -> tuple[list[Tensor], Tensor | None]:
-    """`scroll_conv2d` without autocast, and the moments of its results where a kernel notes them on the way.
-
-    Returns:
-        The results; their moments, as `switchable_batch_norm` takes them, or None: where they aren't `wanted`, where
-        torch serves, and under `torch.compile`, which would have to know beforehand who serves and by which tiles.
-
-    Raises:
-        ValueError: as `scroll_conv2d`.
-    """
-    backend = _serving(slabs, convolution, bias, out_channels)
-    if not wanted or backend == "torch" or torch.compiler.is_compiling():
-        return _forward(slabs, bias, out_channels, convolution, backend), None
-    results, moments = _noting_forward(slabs, bias, out_channels, convolution, backend)
-    return results, moments if moments.shape[1] else None
-
-
-def _serving(
-    slabs: Sequence[Tensor], convolution: Convolution, bias: Tensor | None, out_channels: Sequence[int]
-) -> str:
     check_convolution("scroll_conv2d", slabs, convolution, bias, out_channels)
     backend = choose("scroll_conv2d", slabs[0].device)
-    return unless_refused("scroll_conv2d", slabs, convolution, out_channels) if backend == "triton" else backend
+    if backend == "triton":
+        backend = unless_refused("scroll_conv2d", slabs, convolution, out_channels)
+    return _forward(slabs, bias, out_channels, convolution, backend)
 
 
 def _compute(
@@ -101,31 +74,13 @@ def _compute(
     """The operator; in plain torch, one convolution a slab, or one in all where the sub-networks share their input."""
     if backend == "triton":
         in_torch = partial(_compute, slabs, bias, out_channels, convolution, "torch")
-        return triton.forward(slabs, bias, out_channels, convolution, in_torch)[0]
+        return triton.forward(slabs, bias, out_channels, convolution, in_torch)
     if len(slabs) == len(out_channels):
         return [convolution.apply(slab, bias, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
     whole = convolution.apply(slabs[0], bias, max(out_channels))
     *narrower, last = out_channels
     copies = [whole[:, :outputs].clone(memory_format=torch.channels_last) for outputs in narrower]
     return [*copies, whole if last == whole.shape[1] else packed(whole[:, :last])]
-
-
-def _compute_noting(
-    slabs: Sequence[Tensor],
-    bias: Tensor | None,
-    out_channels: Sequence[int],
-    convolution: Convolution,
-    backend: str,
-) -> tuple[list[Tensor], Tensor]:
-    """The results, and their moments [3, tiles, sum of channels]; of no tiles where nobody noted them."""
-    in_torch = partial(_compute, slabs, bias, out_channels, convolution, "torch")
-    if backend == "triton":
-        results, moments = triton.forward(slabs, bias, out_channels, convolution, in_torch, moments=True)
-    else:
-        results, moments = in_torch(), None
-    if moments is None:
-        moments = slabs[0].new_empty(3, 0, sum(out_channels), dtype=torch.float32)
-    return results, moments
 
 
 def _compute_backward(
@@ -188,30 +143,6 @@ def _gradients(ctx: Any, grads: list[Tensor]) -> dict[str, Any]:
     return dict(zip(names, found, strict=True))
 
 
-def _fake_noting(
-    slabs: Sequence[Tensor],
-    bias: Tensor | None,
-    out_channels: Sequence[int],
-    convolution: Convolution,
-    backend: str,
-) -> tuple[list[Tensor], Tensor]:
-    results, moments = _compute_noting(slabs, bias, out_channels, convolution, "torch")
-    # The tiles are known to whoever serves, and that is known only then.
-    return results, moments.new_empty(3, torch.library.get_ctx().new_dynamic_size(min=0), sum(out_channels))
-
-
-def _save_noting(ctx: Any, arguments: Sequence[Any], outcome: tuple[list[Tensor], Tensor]) -> None:
-    results, moments = outcome
-    _save(ctx, arguments, results)
-    ctx.mark_non_differentiable(moments)
-
-
-def _gradients_noting(ctx: Any, grads: list[Tensor], _: None) -> dict[str, Any]:
-    return _gradients(ctx, grads)
-
-
 _forward = Operator("scroll_conv2d", _compute, in_plain_torch(_compute))
-_noting_forward = Operator("scroll_conv2d_moments", _compute_noting, _fake_noting)
 _backward = Operator("scroll_conv2d_backward", _compute_backward, _fake_backward)
 _forward.differentiate(_save, _gradients)
-_noting_forward.differentiate(_save_noting, _gradients_noting)

@@ -19,7 +19,7 @@ from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_no
 from slimkern.ops.convolution import Convolution, check_convolution
 from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient
-from slimkern.ops.scroll_conv2d import scroll_conv2d_moments
+from slimkern.ops.scroll_conv2d import scroll_conv2d
 from slimkern.ops.switchable_batch_norm import switchable_batch_norm
 
 OPERATOR = "scroll_conv2d_batch_norm"
@@ -38,17 +38,18 @@ def scroll_conv2d_batch_norm(
     """`scroll_conv2d`, then `switchable_batch_norm` of its results; see there for arguments, results and errors.
 
     Every sub-network has a slab of its own. There is no autocast: slabs, weight and bias have one dtype. Where Triton
-    convolves, it takes all slabs at once, and the batch norm follows, by the moments that the convolution has noted.
+    convolves, it takes all slabs at once, and the batch norm follows.
 
     Returns:
         The results; those of the convolution, which can be differentiated too; the batch norm's mean and variance.
     """
     if choose("scroll_conv2d", slabs[0].device) == "triton":
-        uses_batch = norm.running_mean is None
-        convolved, moments = scroll_conv2d_moments(slabs, convolution, bias, out_channels, wanted=uses_batch)
-        results, mean, variance = switchable_batch_norm(
-            convolved, *norm[:2], offsets, *norm[2:], residuals, relu, moments
-        )
+        own = convolution
+        convolved = scroll_conv2d(
+            slabs, own.weight, bias, out_channels, own.out_offset, own.in_offset, own.stride, own.padding, own.dilation,
+            own.groups,
+        )  # fmt: skip
+        results, mean, variance = switchable_batch_norm(convolved, *norm[:2], offsets, *norm[2:], residuals, relu)
         return results, convolved, mean, variance
     check_convolution(OPERATOR, slabs, convolution, bias, out_channels)
     shapes = convolution.output_shapes(slabs, out_channels)

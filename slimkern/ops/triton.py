@@ -88,13 +88,11 @@ def forward(
     convolution: Convolution,
     in_torch: Callable[[], list[Tensor]],
     linear: bool = False,
-    moments: bool = False,
-) -> tuple[list[Tensor], Tensor | None]:
+) -> list[Tensor]:
     """Convolve all slabs in one launch: packed channels-last results [N, out_channels[s], H', W'].
 
     `in_torch` computes the same; it serves where that was measured to be faster. `linear` says that the convolution
-    stands for a linear layer, and PyTorch's switch for TF32 in those counts. With `moments`, those of the results come
-    too, as `kernels.scroll_conv2d.forward` gives them; None where slabs share their input or torch serves.
+    stands for a linear layer, and PyTorch's switch for TF32 in those counts.
     """
     from slimkern.kernels import scroll_conv2d, scroll_conv2d_stem
 
@@ -102,33 +100,32 @@ def forward(
     if _few(slabs, out_channels):
         asked = problem_of("stem", first, [first.shape[1]] * len(out_channels), out_channels, convolution, linear)
 
-        def launch_stem(own: Any) -> tuple[list[Tensor], Tensor | None]:
+        def launch_stem(own: Any) -> list[Tensor]:
             (weight,), table = _in_place(convolution, asked.inputs[:1], asked.outputs)
-            return scroll_conv2d_stem.forward_shared(
+            results, _ = scroll_conv2d_stem.forward_shared(
                 first, weight, bias, table, asked.geometry, own, products=asked.products
             )
+            return results
 
-        return run(asked, first, {IN_PLACE: launch_stem, TORCH: lambda _: (in_torch(), None)})
+        return run(asked, first, {IN_PLACE: launch_stem, TORCH: lambda _: in_torch()})
 
     ready = [loadable(slab) for slab in slabs]
     is_shared = len(slabs) < len(out_channels)
     outputs = [max(out_channels)] if is_shared else out_channels
     asked = problem_of("forward", first, [slab.shape[1] for slab in slabs], outputs, convolution, linear)
 
-    def launch(read: Reader, own: Any) -> tuple[list[Tensor], Tensor | None]:
+    def launch(read: Reader, own: Any) -> list[Tensor]:
         weights, table = read(convolution, asked.inputs, asked.outputs)
         biases = None if bias is None else [bias]
-        results, noted = scroll_conv2d.forward(
-            ready, weights, biases, table, asked.geometry, own, moments and not is_shared, asked.products
-        )
+        results, _ = scroll_conv2d.forward(ready, weights, biases, table, asked.geometry, own, products=asked.products)
         if is_shared:
             results = _cut(results[0], out_channels)
         if read is _packed and first.requires_grad:
             setattr(results[0], _KEPT, weights[0])
-        return results, noted
+        return results
 
-    launches = {IN_PLACE: partial(launch, _in_place), PACKED: partial(launch, _packed)}
-    return run(asked, first, launches | {TORCH: lambda _: (in_torch(), None)})
+    launches = {IN_PLACE: partial(launch, _in_place), PACKED: partial(launch, _packed), TORCH: lambda _: in_torch()}
+    return run(asked, first, launches)
 
 
 def kept_weight(results: Sequence[Tensor]) -> list[Tensor]:
