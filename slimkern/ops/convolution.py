@@ -38,6 +38,10 @@ class Convolution(NamedTuple):
         own_bias = None if bias is None else read_bias(bias, outputs, self.out_offset)
         return packed(F.conv2d(packed(slab), part, own_bias, self.stride, self.padding, self.dilation, groups))
 
+    def apply_all(self, slabs: Sequence[Tensor], bias: Tensor | None, out_channels: Sequence[int]) -> list[Tensor]:
+        """Convolve every slab, one after the other."""
+        return [self.apply(slab, bias, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
+
     def backward(
         self, grad: Tensor, slab: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient
     ) -> Tensor:
@@ -54,6 +58,18 @@ class Convolution(NamedTuple):
         if needed[2]:
             of_bias.add(to_bias[:, None], (self.out_offset, 0))
         return packed(to_slab) if needed[0] else slab.new_empty(0)
+
+    def backward_all(
+        self, grads: Sequence[Tensor], slabs: Sequence[Tensor], needed: Sequence[bool]
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gradients of the slabs, the weight and the bias, slab by slab; those not `needed` are empty."""
+        of_weight, of_bias = Gradient(self.weight), Gradient(self.weight.new_empty(self.weight.shape[0], 1))
+        # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
+        of_slabs = [
+            self.backward(grad, slab, needed, of_weight, of_bias)
+            for slab, grad in zip(reversed(slabs), reversed(grads), strict=True)
+        ]
+        return of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
 
     def _backward_of_seen_pixels(
         self, grad: Tensor, slab: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient

@@ -84,7 +84,7 @@ def _compute(
         def in_torch() -> list[Tensor]:
             return _images(_compute(slabs, weight, bias, out_features, out_offset, in_offset, "torch"))
 
-        results = triton.forward(_images(slabs), bias, out_features, one_by_one, in_torch, linear=True)
+        results, _ = triton.forward(_images(slabs), bias, out_features, one_by_one, in_torch, linear=True)
         return [result.reshape(*slabs[0].shape[:-1], -1) for result in results]
 
     def apply(slab: Tensor, outputs: int) -> Tensor:

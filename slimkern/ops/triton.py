@@ -37,6 +37,9 @@ _UNAVAILABLE = kernels.why_unavailable()
 
 Result = TypeVar("Result")
 Gradients = tuple[list[Tensor], Tensor, Tensor]
+Noted = tuple[list[Tensor], Tensor | None]
+"""Results, and their moments where a kernel noted them."""
+
 Reader = Callable[..., tuple[list[Tensor], "SlabTable"]]
 """Gives the weights that a launch reads, and its table, for a convolution and the slabs' channels."""
 
@@ -88,11 +91,13 @@ def forward(
     convolution: Convolution,
     in_torch: Callable[[], list[Tensor]],
     linear: bool = False,
-) -> list[Tensor]:
+    moments: bool = False,
+) -> tuple[list[Tensor], Tensor | None]:
     """Convolve all slabs in one launch: packed channels-last results [N, out_channels[s], H', W'].
 
     `in_torch` computes the same; it serves where that was measured to be faster. `linear` says that the convolution
-    stands for a linear layer, and PyTorch's switch for TF32 in those counts.
+    stands for a linear layer, and PyTorch's switch for TF32 in those counts. `moments` asks for those of the results,
+    as `switchable_batch_norm` takes them; None comes where no kernel noted them.
     """
     from slimkern.kernels import scroll_conv2d, scroll_conv2d_stem
 
@@ -100,32 +105,33 @@ def forward(
     if _few(slabs, out_channels):
         asked = problem_of("stem", first, [first.shape[1]] * len(out_channels), out_channels, convolution, linear)
 
-        def launch_stem(own: Any) -> list[Tensor]:
+        def launch_stem(own: Any) -> Noted:
             (weight,), table = _in_place(convolution, asked.inputs[:1], asked.outputs)
-            results, _ = scroll_conv2d_stem.forward_shared(
-                first, weight, bias, table, asked.geometry, own, products=asked.products
+            return scroll_conv2d_stem.forward_shared(
+                first, weight, bias, table, asked.geometry, own, moments, asked.products
             )
-            return results
 
-        return run(asked, first, {IN_PLACE: launch_stem, TORCH: lambda _: in_torch()})
+        return run(asked, first, {IN_PLACE: launch_stem, TORCH: lambda _: (in_torch(), None)})
 
     ready = [loadable(slab) for slab in slabs]
     is_shared = len(slabs) < len(out_channels)
     outputs = [max(out_channels)] if is_shared else out_channels
     asked = problem_of("forward", first, [slab.shape[1] for slab in slabs], outputs, convolution, linear)
 
-    def launch(read: Reader, own: Any) -> list[Tensor]:
+    def launch(read: Reader, own: Any) -> Noted:
         weights, table = read(convolution, asked.inputs, asked.outputs)
         biases = None if bias is None else [bias]
-        results, _ = scroll_conv2d.forward(ready, weights, biases, table, asked.geometry, own, products=asked.products)
+        results, noted = scroll_conv2d.forward(
+            ready, weights, biases, table, asked.geometry, own, moments and not is_shared, asked.products
+        )
         if is_shared:
             results = _cut(results[0], out_channels)
         if read is _packed and first.requires_grad:
             setattr(results[0], _KEPT, weights[0])
-        return results
+        return results, noted
 
-    launches = {IN_PLACE: partial(launch, _in_place), PACKED: partial(launch, _packed), TORCH: lambda _: in_torch()}
-    return run(asked, first, launches)
+    launches = {IN_PLACE: partial(launch, _in_place), PACKED: partial(launch, _packed)}
+    return run(asked, first, launches | {TORCH: lambda _: (in_torch(), None)})
 
 
 def kept_weight(results: Sequence[Tensor]) -> list[Tensor]:
