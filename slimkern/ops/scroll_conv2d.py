@@ -16,6 +16,7 @@ from slimkern.ops.checks import autocast
 from slimkern.ops.convolution import Convolution, check_convolution, packed
 from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import at_strides_of, sum_of_prefixes
+from slimkern.ops.streams import Run, in_sequence, slab_by_slab
 
 
 def scroll_conv2d(
@@ -71,12 +72,23 @@ def _compute(
     convolution: Convolution,
     backend: str,
 ) -> list[Tensor]:
-    """The operator; in plain torch, one convolution a slab, or one in all where the sub-networks share their input."""
-    if backend == "triton":
-        in_torch = partial(_compute, slabs, bias, out_channels, convolution, "torch")
-        return triton.forward(slabs, bias, out_channels, convolution, in_torch)[0]
+    """The operator."""
+    in_torch = partial(_compute_in_torch, slabs, bias, out_channels, convolution)
+    if backend == "torch":
+        return in_torch()
+    return triton.forward(slabs, bias, out_channels, convolution, slab_by_slab(in_torch, len(slabs)))[0]
+
+
+def _compute_in_torch(
+    slabs: Sequence[Tensor],
+    bias: Tensor | None,
+    out_channels: Sequence[int],
+    convolution: Convolution,
+    run: Run[Tensor] = in_sequence,
+) -> list[Tensor]:
+    """The specification: one convolution a slab, or one in all where the sub-networks share their input."""
     if len(slabs) == len(out_channels):
-        return convolution.apply_all(slabs, bias, out_channels)
+        return convolution.apply_all(slabs, bias, out_channels, run)
     whole = convolution.apply(slabs[0], bias, max(out_channels))
     *narrower, last = out_channels
     copies = [whole[:, :outputs].clone(memory_format=torch.channels_last) for outputs in narrower]
@@ -97,10 +109,10 @@ def _compute_backward(
     """
     if len(slabs) < len(grads):
         grads = [sum_of_prefixes(grads, axis=1)]
-    if backend == "torch":
-        return convolution.backward_all(grads, slabs, needed)
     in_torch = partial(convolution.backward_all, grads, slabs)
-    return triton.gradients(grads, slabs, convolution, needed, in_torch, kept=kept)
+    if backend == "torch":
+        return in_torch(needed)
+    return triton.gradients(grads, slabs, convolution, needed, slab_by_slab(in_torch, len(slabs)), kept=kept)
 
 
 def _fake_backward(

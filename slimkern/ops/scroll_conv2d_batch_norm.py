@@ -22,6 +22,7 @@ from slimkern.ops.batch_norm import BatchNorm, BatchNormGradient, check_batch_no
 from slimkern.ops.convolution import Convolution, check_convolution
 from slimkern.ops.registration import Operator, wants
 from slimkern.ops.rotation import Gradient, at_strides_of
+from slimkern.ops.streams import slab_by_slab
 
 OPERATOR = "scroll_conv2d_batch_norm"
 
@@ -90,9 +91,10 @@ def _convolve(
 ) -> triton.Noted:
     """The convolution's results and, if they are wanted and Triton noted them, their moments."""
     in_torch = partial(convolution.apply_all, slabs, bias, out_channels)
-    if convolver == "triton":
-        return triton.forward(slabs, bias, out_channels, convolution, in_torch, moments=moments)
-    return in_torch(), None
+    if convolver == "torch":
+        return in_torch(), None
+    ways = slab_by_slab(in_torch, len(slabs))
+    return triton.forward(slabs, bias, out_channels, convolution, ways, moments=moments)
 
 
 def _compute_backward(
@@ -125,8 +127,8 @@ def _compute_backward(
         of_convolved, of_sums = of_norm.backward_all(grads, convolved, rectified, offsets, mean, variance, residual)
         for grad, other in zip(of_convolved, to_convolved, strict=bool(to_convolved)):
             grad += other
-        in_torch = partial(convolution.backward_all, of_convolved, slabs)
-        found = triton.gradients(of_convolved, slabs, convolution, needed[:3], in_torch, kept=kept)
+        ways = slab_by_slab(partial(convolution.backward_all, of_convolved, slabs), len(slabs))
+        found = triton.gradients(of_convolved, slabs, convolution, needed[:3], ways, kept=kept)
         return *found, of_norm.of_weight, of_norm.of_bias, of_sums
     weight = convolution.weight
     of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
