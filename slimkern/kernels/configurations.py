@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 KIB = 1024
 
-IN_PLACE, PACKED, TORCH = "in place", "packed", "torch"
+IN_PLACE, PACKED, TORCH, STREAMS = "in place", "packed", "torch", "torch on streams"
 """How a pass may be served: by one launch that reads the stored weight, or a copy packed for the slabs (a weight's
-gradient is written in place, and a stem's weight is too small to pack), or slab by slab in plain torch."""
+gradient is written in place, and a stem's weight is too small to pack), or slab by slab in plain torch, one after the
+other or, in a CUDA graph, as branches of it."""
+
+SLAB_BY_SLAB = (TORCH, STREAMS)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from triton.runtime.errors import OutOfResources
 
-from slimkern.kernels.configurations import TORCH
+from slimkern.kernels.configurations import SLAB_BY_SLAB
 from slimkern.kernels.launch import Unsuitable
 from slimkern.kernels.problem import AnyConfiguration, Problem
 
@@ -34,7 +34,7 @@ INTERPRETER_SHARED = 1 << 30
 
 Result = TypeVar("Result")
 Table = dict[str, dict[str, dict[str, dict[str, Any]]]]
-"""Device, problem, way: the configuration's name (none for torch) and the microseconds it took."""
+"""Device, problem, way: the configuration's name (none slab by slab) and the microseconds it took."""
 
 
 def cache_file() -> Path:
@@ -96,7 +96,8 @@ def write_table(path: Path, table: Table) -> None:
 def milliseconds(launch: Callable[[], object]) -> float:
     """Median time of a launch on the GPU, the cache flushed before each.
 
-    It is captured in a CUDA graph, so that a way of several launches isn't blamed for what their calls cost the host.
+    It is captured in a CUDA graph, so that a way of several launches isn't blamed for what their calls cost the host,
+    and one that differs from another in graphs alone is told apart from it.
     """
     from triton.testing import do_bench
 
@@ -149,8 +150,8 @@ class Tuner:
 
         Args:
             problem: the pass.
-            launches: by way, what runs it by a configuration (none for torch), and raises one of UNSUITABLE where that
-                doesn't suit. The first way serves where nothing was measured.
+            launches: by way, what runs it by a configuration (none slab by slab), and raises one of UNSUITABLE where
+                that doesn't suit. The first way serves where nothing was measured.
         """
         way = self.fastest(problem, launches)
         if way is None and may_measure(self._device):
@@ -191,7 +192,7 @@ class Tuner:
 
     def _rank(self, problem: Problem, way: str, launch: Callable[[Any], object]) -> list[Any]:
         """All candidates of a way, the known or measured best one first."""
-        candidates = [None] if way == TORCH else problem.candidates(*self._limits())
+        candidates = [None] if way in SLAB_BY_SLAB else problem.candidates(*self._limits())
         entry = self._known.get(problem.key, {}).get(way)
         known = entry["configuration"] if entry else ""
         candidates.sort(key=lambda own: _name(own) != known)

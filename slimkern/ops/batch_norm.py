@@ -230,9 +230,9 @@ def serving(
     return backend if native.takes_batch_norm(slabs, vectors, like_slabs) else "torch"
 
 
-def in_plain_torch(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """An operator whose last argument is its backend, always served by torch: what fake tensors go through."""
-    return lambda *arguments: operator(*arguments[:-1], "torch")
+def in_plain_torch(operator: Callable[..., Any], backends: int = 1) -> Callable[..., Any]:
+    """An operator whose last arguments are its backends, always served by torch: what fake tensors go through."""
+    return lambda *arguments: operator(*arguments[:-backends], *["torch"] * backends)
 
 
 def _at(vector: Tensor | None, own: slice, dtype: torch.dtype) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from slimkern.ops.checks import check_bias, check_channels, check_offset, check_slabs, check_weight
 from slimkern.ops.rotation import Gradient, read, read_bias
+from slimkern.ops.streams import Run, in_sequence
 
 _VECTOR = 8
 """Numbers of float32 in a vector of AVX2."""
@@ -38,34 +40,68 @@ class Convolution(NamedTuple):
         own_bias = None if bias is None else read_bias(bias, outputs, self.out_offset)
         return packed(F.conv2d(packed(slab), part, own_bias, self.stride, self.padding, self.dilation, groups))
 
+    def apply_all(
+        self, slabs: Sequence[Tensor], bias: Tensor | None, out_channels: Sequence[int], run: Run[Tensor] = in_sequence
+    ) -> list[Tensor]:
+        """Convolve every slab, in a call that `run` runs."""
+        pairs = zip(slabs, out_channels, strict=True)
+        return list(run([partial(self.apply, slab, bias, outputs) for slab, outputs in pairs]))
+
     def backward(
         self, grad: Tensor, slab: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient
     ) -> Tensor:
         """The slab's gradient (empty if not needed); those of the weight and the bias [C_out, 1] are added in place."""
+        to_slab, to_part, to_bias = self._gradients(grad, slab, needed)
+        self._add(to_part, to_bias, needed, of_weight, of_bias)
+        return to_slab
+
+    def backward_all(
+        self,
+        grads: Sequence[Tensor],
+        slabs: Sequence[Tensor],
+        needed: Sequence[bool],
+        run: Run[tuple[Tensor, Tensor, Tensor]] = in_sequence,
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gradients of the slabs, the weight and the bias, empty if not `needed`; each slab's in a call for `run`."""
+        of_weight, of_bias = Gradient(self.weight), Gradient(self.weight.new_empty(self.weight.shape[0], 1))
+        # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
+        pairs = zip(reversed(grads), reversed(slabs), strict=True)
+        of_slabs = []
+        for to_slab, to_part, to_bias in run([partial(self._gradients, *pair, needed) for pair in pairs]):
+            self._add(to_part, to_bias, needed, of_weight, of_bias)
+            of_slabs.append(to_slab)
+        return of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
+
+    def _gradients(self, grad: Tensor, slab: Tensor, needed: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of a slab (empty if not needed) and of its parts of weight and bias (undefined if not needed)."""
         if torch_is_mistaken(slab, self.weight, self.stride, self.padding):
-            return self._backward_of_seen_pixels(grad, slab, needed, of_weight, of_bias)
+            return self._gradients_of_seen_pixels(grad, slab, needed)
         part, groups = self._part(slab.shape[1], grad.shape[1])
         to_slab, to_part, to_bias = torch.ops.aten.convolution_backward(
             packed(grad), packed(slab), part, [grad.shape[1]], self.stride, self.padding, self.dilation, False, [0, 0],
             groups, needed,
         )  # fmt: skip
+        return packed(to_slab) if needed[0] else slab.new_empty(0), to_part, to_bias
+
+    def _gradients_of_seen_pixels(
+        self, grad: Tensor, slab: Tensor, needed: Sequence[bool]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same without the stride, on the pixels that a strided 1x1 convolution sees."""
+        seen = (..., slice(None, None, self.stride[0]), slice(None, None, self.stride[1]))
+        to_seen, to_part, to_bias = self._replace(stride=(1, 1))._gradients(grad, slab[seen], needed)
+        if not needed[0]:
+            return to_seen, to_part, to_bias
+        to_slab = torch.zeros_like(packed(slab))
+        to_slab[seen] = to_seen
+        return to_slab, to_part, to_bias
+
+    def _add(
+        self, to_part: Tensor, to_bias: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient
+    ) -> None:
         if needed[1]:
             of_weight.add(to_part, (self.out_offset, 0 if self.groups > 1 else self.in_offset))
         if needed[2]:
             of_bias.add(to_bias[:, None], (self.out_offset, 0))
-        return packed(to_slab) if needed[0] else slab.new_empty(0)
-
-    def _backward_of_seen_pixels(
-        self, grad: Tensor, slab: Tensor, needed: Sequence[bool], of_weight: Gradient, of_bias: Gradient
-    ) -> Tensor:
-        """`backward` without the stride, on the pixels that a strided 1x1 convolution sees."""
-        seen = (..., slice(None, None, self.stride[0]), slice(None, None, self.stride[1]))
-        found = self._replace(stride=(1, 1)).backward(grad, slab[seen], needed, of_weight, of_bias)
-        if not needed[0]:
-            return found
-        to_slab = torch.zeros_like(packed(slab))
-        to_slab[seen] = found
-        return to_slab
 
     def output_shapes(self, slabs: Sequence[Tensor], out_channels: Sequence[int]) -> list[list[int]]:
         """The shapes that `apply` gives for each slab."""

@@ -15,7 +15,8 @@ from slimkern.ops.batch_norm import in_plain_torch
 from slimkern.ops.checks import autocast
 from slimkern.ops.convolution import Convolution, check_convolution, packed
 from slimkern.ops.registration import Operator, wants
-from slimkern.ops.rotation import Gradient, at_strides_of, sum_of_prefixes
+from slimkern.ops.rotation import at_strides_of, sum_of_prefixes
+from slimkern.ops.streams import Run, in_sequence, slab_by_slab
 
 
 def scroll_conv2d(
@@ -71,12 +72,23 @@ def _compute(
     convolution: Convolution,
     backend: str,
 ) -> list[Tensor]:
-    """The operator; in plain torch, one convolution a slab, or one in all where the sub-networks share their input."""
-    if backend == "triton":
-        in_torch = partial(_compute, slabs, bias, out_channels, convolution, "torch")
-        return triton.forward(slabs, bias, out_channels, convolution, in_torch)
+    """The operator."""
+    in_torch = partial(_compute_in_torch, slabs, bias, out_channels, convolution)
+    if backend == "torch":
+        return in_torch()
+    return triton.forward(slabs, bias, out_channels, convolution, slab_by_slab(in_torch, len(slabs)))[0]
+
+
+def _compute_in_torch(
+    slabs: Sequence[Tensor],
+    bias: Tensor | None,
+    out_channels: Sequence[int],
+    convolution: Convolution,
+    run: Run[Tensor] = in_sequence,
+) -> list[Tensor]:
+    """The specification: one convolution a slab, or one in all where the sub-networks share their input."""
     if len(slabs) == len(out_channels):
-        return [convolution.apply(slab, bias, outputs) for slab, outputs in zip(slabs, out_channels, strict=True)]
+        return convolution.apply_all(slabs, bias, out_channels, run)
     whole = convolution.apply(slabs[0], bias, max(out_channels))
     *narrower, last = out_channels
     copies = [whole[:, :outputs].clone(memory_format=torch.channels_last) for outputs in narrower]
@@ -97,24 +109,10 @@ def _compute_backward(
     """
     if len(slabs) < len(grads):
         grads = [sum_of_prefixes(grads, axis=1)]
+    in_torch = partial(convolution.backward_all, grads, slabs)
     if backend == "torch":
-        return _backward_in_torch(grads, slabs, convolution, needed)
-    in_torch = partial(_backward_in_torch, grads, slabs, convolution)
-    return triton.gradients(grads, slabs, convolution, needed, in_torch, kept=kept)
-
-
-def _backward_in_torch(
-    grads: Sequence[Tensor], slabs: Sequence[Tensor], convolution: Convolution, needed: Sequence[bool]
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The specification of the gradients, slab by slab."""
-    weight = convolution.weight
-    of_weight, of_bias = Gradient(weight), Gradient(weight.new_empty(weight.shape[0], 1))
-    # The widest first: its gradient covers the whole weight, so nothing has to be filled with zeros.
-    of_slabs = [
-        convolution.backward(grad, slab, needed, of_weight, of_bias)
-        for slab, grad in zip(reversed(slabs), reversed(grads), strict=True)
-    ]
-    return of_slabs[::-1], of_weight.total(needed[1]), of_bias.total(needed[2]).flatten()
+        return in_torch(needed)
+    return triton.gradients(grads, slabs, convolution, needed, slab_by_slab(in_torch, len(slabs)), kept=kept)
 
 
 def _fake_backward(

@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from slimkern.kernels.configurations import TORCH
 from slimkern.ops import triton
 from slimkern.ops.backends import choose, unless_refused
 from slimkern.ops.batch_norm import in_plain_torch
@@ -84,7 +85,7 @@ def _compute(
         def in_torch() -> list[Tensor]:
             return _images(_compute(slabs, weight, bias, out_features, out_offset, in_offset, "torch"))
 
-        results = triton.forward(_images(slabs), bias, out_features, one_by_one, in_torch, linear=True)
+        results, _ = triton.forward(_images(slabs), bias, out_features, one_by_one, {TORCH: in_torch}, linear=True)
         return [result.reshape(*slabs[0].shape[:-1], -1) for result in results]
 
     def apply(slab: Tensor, outputs: int) -> Tensor:
@@ -113,7 +114,7 @@ def _compute_backward(
         return _backward_in_torch(grads, slabs, weight, out_offset, in_offset, needed)
     of_slabs, of_weight, of_bias = triton.gradients(
         _images(grads), _images(slabs), _convolution(weight, out_offset, in_offset), needed,
-        lambda left: _backward_in_torch(grads, slabs, weight, out_offset, in_offset, left), linear=True,
+        {TORCH: lambda left: _backward_in_torch(grads, slabs, weight, out_offset, in_offset, left)}, linear=True,
     )  # fmt: skip
     if needed[0]:
         of_slabs = [own.reshape(slab.shape) for own, slab in zip(of_slabs, slabs, strict=True)]

@@ -37,6 +37,12 @@ _UNAVAILABLE = kernels.why_unavailable()
 
 Result = TypeVar("Result")
 Gradients = tuple[list[Tensor], Tensor, Tensor]
+GradientsByWay = Mapping[str, Callable[[Sequence[bool]], Gradients]]
+"""Ways to get those of the gradients of slabs, weight and bias that are needed, by the names the tuner has for them."""
+
+Noted = tuple[list[Tensor], Tensor | None]
+"""Results, and their moments where a kernel noted them."""
+
 Reader = Callable[..., tuple[list[Tensor], "SlabTable"]]
 """Gives the weights that a launch reads, and its table, for a convolution and the slabs' channels."""
 
@@ -86,46 +92,51 @@ def forward(
     bias: Tensor | None,
     out_channels: Sequence[int],
     convolution: Convolution,
-    in_torch: Callable[[], list[Tensor]],
+    in_torch: Mapping[str, Callable[[], list[Tensor]]],
     linear: bool = False,
-) -> list[Tensor]:
+    moments: bool = False,
+) -> tuple[list[Tensor], Tensor | None]:
     """Convolve all slabs in one launch: packed channels-last results [N, out_channels[s], H', W'].
 
-    `in_torch` computes the same; it serves where that was measured to be faster. `linear` says that the convolution
-    stands for a linear layer, and PyTorch's switch for TF32 in those counts.
+    `in_torch` are the ways to compute the same in plain torch; one serves where it was measured to be the fastest.
+    `linear` says that the convolution stands for a linear layer, and PyTorch's switch for TF32 in those counts.
+    `moments` asks for those of the results, as `switchable_batch_norm` takes them; None comes where no kernel noted
+    them.
     """
     from slimkern.kernels import scroll_conv2d, scroll_conv2d_stem
 
     first = slabs[0]
+    without_moments = {way: lambda _, own=own: (own(), None) for way, own in in_torch.items()}
     if _few(slabs, out_channels):
         asked = problem_of("stem", first, [first.shape[1]] * len(out_channels), out_channels, convolution, linear)
 
-        def launch_stem(own: Any) -> list[Tensor]:
+        def launch_stem(own: Any) -> Noted:
             (weight,), table = _in_place(convolution, asked.inputs[:1], asked.outputs)
-            results, _ = scroll_conv2d_stem.forward_shared(
-                first, weight, bias, table, asked.geometry, own, products=asked.products
+            return scroll_conv2d_stem.forward_shared(
+                first, weight, bias, table, asked.geometry, own, moments, asked.products
             )
-            return results
 
-        return run(asked, first, {IN_PLACE: launch_stem, TORCH: lambda _: in_torch()})
+        return run(asked, first, {IN_PLACE: launch_stem} | without_moments)
 
     ready = [loadable(slab) for slab in slabs]
     is_shared = len(slabs) < len(out_channels)
     outputs = [max(out_channels)] if is_shared else out_channels
     asked = problem_of("forward", first, [slab.shape[1] for slab in slabs], outputs, convolution, linear)
 
-    def launch(read: Reader, own: Any) -> list[Tensor]:
+    def launch(read: Reader, own: Any) -> Noted:
         weights, table = read(convolution, asked.inputs, asked.outputs)
         biases = None if bias is None else [bias]
-        results, _ = scroll_conv2d.forward(ready, weights, biases, table, asked.geometry, own, products=asked.products)
+        results, noted = scroll_conv2d.forward(
+            ready, weights, biases, table, asked.geometry, own, moments and not is_shared, asked.products
+        )
         if is_shared:
             results = _cut(results[0], out_channels)
         if read is _packed and first.requires_grad:
             setattr(results[0], _KEPT, weights[0])
-        return results
+        return results, noted
 
-    launches = {IN_PLACE: partial(launch, _in_place), PACKED: partial(launch, _packed), TORCH: lambda _: in_torch()}
-    return run(asked, first, launches)
+    launches = {IN_PLACE: partial(launch, _in_place), PACKED: partial(launch, _packed)}
+    return run(asked, first, launches | without_moments)
 
 
 def kept_weight(results: Sequence[Tensor]) -> list[Tensor]:
@@ -139,13 +150,13 @@ def gradients(
     slabs: Sequence[Tensor],
     convolution: Convolution,
     needed: Sequence[bool],
-    in_torch: Callable[[Sequence[bool]], Gradients],
+    in_torch: GradientsByWay,
     linear: bool = False,
     kept: Sequence[Tensor] = (),
 ) -> Gradients:
     """Gradients of the slabs, the weight (at its strides) and the bias; those not `needed` are empty.
 
-    `grads` are one a slab. `in_torch` gives any of the three that it is told. `kept` is that of `kept_weight`.
+    `grads` are one a slab. `in_torch` are ways to get any of the three in plain torch. `kept` is that of `kept_weight`.
     """
     to_slabs, to_weight, to_bias = needed
     empty = slabs[0].new_empty(0)
@@ -153,11 +164,10 @@ def gradients(
     inputs, outputs = (tuple(own.shape[1] for own in tensors) for tensors in (slabs, grads))
     if to_slabs:
         asked = problem_of("input gradient", slabs[0], inputs, outputs, convolution, linear)
-        of_slabs = _of_slabs(asked, grads, slabs, convolution, lambda: in_torch([True, False, False])[0], kept)
+        of_slabs = _of_slabs(asked, grads, slabs, convolution, in_torch, kept)
     if to_weight or to_bias:
         asked = problem_of("weight gradient", slabs[0], inputs, outputs, convolution, linear)
-        wanted = [False, to_weight, to_bias]
-        of_weight, of_bias = _of_parameters(asked, grads, slabs, convolution, to_bias, lambda: in_torch(wanted)[1:])
+        of_weight, of_bias = _of_parameters(asked, grads, slabs, convolution, (to_weight, to_bias), in_torch)
     if to_weight:
         of_weight = at_strides_of(convolution.weight, of_weight.reshape(convolution.weight.shape))
     return of_slabs, of_weight if to_weight else empty, of_bias
@@ -168,13 +178,14 @@ def _of_slabs(
     grads: Sequence[Tensor],
     slabs: Sequence[Tensor],
     convolution: Convolution,
-    in_torch: Callable[[], list[Tensor]],
+    in_torch: GradientsByWay,
     kept: Sequence[Tensor],
 ) -> list[Tensor]:
     from slimkern.kernels import scroll_conv2d
 
+    by_torch = {way: lambda _, own=own: own([True, False, False])[0] for way, own in in_torch.items()}
     if any(slab.shape[1] % CHANNELS for slab in slabs):
-        return in_torch()
+        return by_torch[TORCH](None)
     ready = [loadable(grad) for grad in grads]
 
     def launch(read: Reader, own: Any) -> list[Tensor]:
@@ -184,7 +195,7 @@ def _of_slabs(
 
     packed_before = partial(_packed, kept=kept)
     launches = {IN_PLACE: partial(launch, _in_place), PACKED: partial(launch, packed_before)}
-    return run(asked, slabs[0], launches | {TORCH: lambda _: in_torch()})
+    return run(asked, slabs[0], launches | by_torch)
 
 
 def _of_parameters(
@@ -192,13 +203,13 @@ def _of_parameters(
     grads: Sequence[Tensor],
     slabs: Sequence[Tensor],
     convolution: Convolution,
-    bias: bool,
-    in_torch: Callable[[], tuple[Tensor, Tensor]],
+    needed: tuple[bool, bool],
+    in_torch: GradientsByWay,
 ) -> tuple[Tensor, Tensor]:
     from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
 
     ready, seen = [loadable(grad) for grad in grads], [loadable(slab) for slab in slabs]
-    biases = [convolution.weight.new_empty(convolution.weight.shape[0])] if bias else None
+    biases = [convolution.weight.new_empty(convolution.weight.shape[0])] if needed[1] else None
 
     def launch(own: Any) -> tuple[Tensor, Tensor]:
         weights, table = _in_place(convolution, asked.inputs, asked.outputs)
@@ -207,7 +218,8 @@ def _of_parameters(
         )
         return of_weight, of_biases[0] if of_biases else of_weight.new_empty(0)
 
-    return run(asked, slabs[0], {IN_PLACE: launch, TORCH: lambda _: in_torch()})
+    by_torch = {way: lambda _, own=own: own([False, *needed])[1:] for way, own in in_torch.items()}
+    return run(asked, slabs[0], {IN_PLACE: launch} | by_torch)
 
 
 def run(problem: Problem, like: Tensor, launches: Mapping[str, Callable[[Any], Result]]) -> Result:

@@ -1,4 +1,7 @@
-"""A convolution by plain torch and the native batch norm that takes all its slabs at once, on a GPU, beside float64."""
+"""A convolution and the native batch norm that takes all its slabs at once, on a GPU, beside float64.
+
+Plain torch convolves, or Triton, whose moments the batch norm takes.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from slimkern import kernels
 from slimkern.ops import native
 from tests.ops.test_scroll_conv2d_batch_norm import CASES, Case, leaves
 from tests.ops.truth import assert_near
@@ -14,6 +18,14 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(native.why_unavailable("cuda") is not None, reason=str(native.why_unavailable("cuda"))),
 ]
+
+CALLS = [pytest.param(case, "native,torch", id=name) for name, case in CASES.items()]
+if kernels.why_unavailable() is None:
+    CALLS += [
+        pytest.param(Case(8, 8, scroll=3, residual=True, relu=True), "triton,native", id="triton_residual_relu"),
+        pytest.param(Case(16, 32, bias=True, stride=2, scroll=2), "triton,native", id="triton_bias_stride"),
+        pytest.param(Case(8, 8, running=True, scroll=1), "triton,native", id="triton_running_statistics"),
+    ]
 
 
 def outcome(case: Case, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
@@ -36,12 +48,12 @@ def outcome(case: Case, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
     return {name: own.cpu() for name, own in (found | {"mean": mean, "variance": variance}).items()}
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_float64_in_float32(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("case", "backends"), CALLS)
+def test_equals_float64_in_float32(case: Case, backends: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setenv("SLIMKERN_BACKEND", "torch")
     truth = outcome(case, torch.float64, "cpu")
-    monkeypatch.setenv("SLIMKERN_BACKEND", "native,torch")
+    monkeypatch.setenv("SLIMKERN_BACKEND", backends)
     given, again = outcome(case, torch.float32, "cuda"), outcome(case, torch.float32, "cuda")
     for name, true in truth.items():
         assert_near(name, given[name], true, 1e-4)

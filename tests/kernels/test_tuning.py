@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("triton")
 
 from slimkern.kernels import tuning
-from slimkern.kernels.configurations import FAMILIES
+from slimkern.kernels.configurations import FAMILIES, SLAB_BY_SLAB
 from slimkern.kernels.geometry import Geometry
 from slimkern.kernels.launch import Unsuitable
 from slimkern.kernels.problem import AnyConfiguration, Problem, turn
@@ -78,7 +78,7 @@ def test_measures_once_and_remembers_in_the_cache(own: Path) -> None:
 @pytest.mark.usefixtures("benchmark")
 def test_every_way_is_measured_and_the_fastest_serves(own: Path) -> None:
     served: list[str] = []
-    times = {"in place": 2.0, "packed": 1.0, "torch": 1.5}
+    times = {"in place": 2.0, "packed": 1.0, "torch": 1.5, "torch on streams": 1.25}
     launches = {way: lambda configuration, way=way: served.append(way) for way in times}
 
     def measure(launch: Callable[[], object]) -> float:
@@ -88,10 +88,16 @@ def test_every_way_is_measured_and_the_fastest_serves(own: Path) -> None:
     tuner = Tuner(CPU, own, measure=measure)
     for _ in range(2):
         tuner.run(LAYER, launches)
-    assert served == ["in place"] * len(CANDIDATES) + ["packed"] * len(CANDIDATES) + ["torch"] + ["packed"] * 2
-    assert read_table(own)["cpu"][LAYER.key]["torch"] == {"configuration": None, "microseconds": 1500.0}
-    for place, (way, others) in enumerate({"torch": ["torch", "in place"], "in place": ["in place"]}.items()):
-        tuner.record(LAYER, way, None if way == "torch" else CANDIDATES[0].name, 800.0 - 100 * place)
+    assert served == ["in place"] * len(CANDIDATES) + ["packed"] * len(CANDIDATES) + [*times][2:] + ["packed"] * 2
+    for way in ("torch", "torch on streams"):
+        assert read_table(own)["cpu"][LAYER.key][way] == {"configuration": None, "microseconds": 1e3 * times[way]}
+    offered = {
+        "torch": ["torch", "in place"],
+        "torch on streams": ["torch on streams", "torch"],
+        "in place": ["in place"],
+    }
+    for place, (way, others) in enumerate(offered.items()):
+        tuner.record(LAYER, way, None if way in SLAB_BY_SLAB else CANDIDATES[0].name, 800.0 - 100 * place)
         assert Tuner(CPU, own).fastest(LAYER, launches) == tuner.fastest(LAYER, launches) == way
         assert tuner.fastest(LAYER, others) == (way if len(others) > 1 else None)
     assert tuner.fastest(replace(LAYER, batch=1), launches) is None

@@ -23,8 +23,10 @@ OPERATOR = sys.modules["slimkern.ops.scroll_conv2d_batch_norm"]
 
 @dataclass(frozen=True)
 class Case:
-    """Widths of (1, 2, 4) blocks of 2 channels in and 3 channels out; which of them are seen; what follows."""
+    """Widths of (1, 2, 4) blocks of `inputs` channels in and `outputs` out; which of them are seen; what follows."""
 
+    inputs: int = 2
+    outputs: int = 3
     scroll: int = 0
     blocks: tuple[int, ...] = (1, 2, 4)
     stride: int = 1
@@ -36,39 +38,43 @@ class Case:
 
     def tensors(self, dtype: torch.dtype) -> dict[str, Any]:
         torch.manual_seed(0)
-        side = (5 - 1) // self.stride + 1
+        side, entries = (5 - 1) // self.stride + 1, 7 * self.outputs
         drawn: dict[str, Any] = {
-            "slabs": [torch.randn(2, 2 * b, 5, 5, dtype=dtype) for b in self.blocks],
-            "weight": torch.randn(12, 8, 3, 3, dtype=dtype),
-            "bias": torch.randn(12, dtype=dtype) if self.bias else None,
-            "scale": torch.randn(21, dtype=dtype) if self.affine else None,
-            "shift": torch.randn(21, dtype=dtype) if self.affine else None,
-            "residuals": [torch.randn(2, 3 * b, side, side, dtype=dtype) for b in self.blocks if self.residual],
+            "slabs": [torch.randn(2, self.inputs * b, 5, 5, dtype=dtype) for b in self.blocks],
+            "weight": torch.randn(4 * self.outputs, 4 * self.inputs, 3, 3, dtype=dtype),
+            "bias": torch.randn(4 * self.outputs, dtype=dtype) if self.bias else None,
+            "scale": torch.randn(entries, dtype=dtype) if self.affine else None,
+            "shift": torch.randn(entries, dtype=dtype) if self.affine else None,
+            "residuals": [torch.randn(2, c, side, side, dtype=dtype) for c in self.out_channels if self.residual],
         }
-        return drawn | {"mean": torch.randn(21, dtype=dtype), "variance": torch.rand(21, dtype=dtype) + 0.5}
+        return drawn | {"mean": torch.randn(entries, dtype=dtype), "variance": torch.rand(entries, dtype=dtype) + 0.5}
+
+    @property
+    def out_channels(self) -> list[int]:
+        return [self.outputs * b for b in self.blocks]
 
     @property
     def offsets(self) -> list[int]:
-        return [{1: 0, 2: 3, 4: 9}[b] for b in self.blocks]
+        return [self.outputs * {1: 0, 2: 1, 4: 3}[b] for b in self.blocks]
 
-    def run(self, tensors: dict[str, Any]) -> tuple[list[Tensor], Tensor, Tensor]:
-        convolution = Convolution(
-            tensors["weight"], 3 * self.scroll, 2 * self.scroll, [self.stride] * 2, [1, 1], [1, 1], 1
-        )
+    def run(self, tensors: dict[str, Any]) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        offsets = self.outputs * self.scroll, self.inputs * self.scroll
+        convolution = Convolution(tensors["weight"], *offsets, [self.stride] * 2, [1, 1], [1, 1], 1)
         statistics = (tensors["mean"], tensors["variance"]) if self.running else (None, None)
         return scroll_conv2d_batch_norm(
-            tensors["slabs"], convolution, tensors["bias"], [3 * b for b in self.blocks],
+            tensors["slabs"], convolution, tensors["bias"], self.out_channels,
             BatchNorm(tensors["scale"], tensors["shift"], *statistics, EPS), self.offsets, tensors["residuals"],
             self.relu,
         )  # fmt: skip
 
     def true_results(self, tensors: dict[str, Any]) -> list[Tensor]:
         results = []
-        for place, (slab, blocks, offset) in enumerate(zip(tensors["slabs"], self.blocks, self.offsets, strict=True)):
-            own = slice(offset, offset + 3 * blocks)
+        rows = zip(tensors["slabs"], self.out_channels, self.offsets, strict=True)
+        for place, (slab, count, offset) in enumerate(rows):
+            own = slice(offset, offset + count)
             y = truth.conv2d(
-                slab, tensors["weight"], tensors["bias"], 3 * blocks, 3 * self.scroll, 2 * self.scroll,
-                (self.stride, self.stride), (1, 1),
+                slab, tensors["weight"], tensors["bias"], count, self.outputs * self.scroll,
+                self.inputs * self.scroll, (self.stride, self.stride), (1, 1),
             )  # fmt: skip
             scale, shift = (None if tensors[name] is None else tensors[name][own] for name in ("scale", "shift"))
             statistics = (tensors["mean"][own], tensors["variance"][own]) if self.running else None
@@ -178,7 +184,7 @@ def test_all_slabs_at_once_give_what_one_after_the_other_does(
         own = getattr(owner, method)
         monkeypatch.setattr(owner, method, lambda *given, own=own: calls.append(own) or own(*given))
     outcomes = []
-    for turns in (OPERATOR._turns, lambda slabs: [slice(0, len(slabs))]):
+    for turns in (OPERATOR._turns, lambda slabs, _: [slice(0, len(slabs))]):
         monkeypatch.setattr(OPERATOR, "_turns", turns)
         calls.clear()
         given = leaves(case.tensors(dtype), dtype)
