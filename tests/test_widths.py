@@ -63,6 +63,8 @@ def test_index_finds_a_width_and_lists_the_others() -> None:
 def test_channels_and_offset_count_in_blocks() -> None:
     widths = Widths.of((0.25, 0.5, 1.0))
     assert [widths.channels(8, width) for width in widths.fractions] == [2, 4, 8]
+    assert widths.counts(8, widths.fractions) == [2, 4, 8] and widths.counts(8, [1.0, 0.25]) == [8, 2]
+    assert widths.places(widths.fractions) == [0, 1, 2] and widths.places([1.0, 0.25]) == [2, 0]
     assert [widths.offset(8, scroll) for scroll in range(6)] == [0, 2, 4, 6, 0, 2]
 
 
