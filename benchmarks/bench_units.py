@@ -97,14 +97,8 @@ def measure_run(dataset: Dataset, order: ClassOrder, seed: int, device: str) -> 
         "% in batches of 1000 of one task": told.accuracy("task", 1000),
         "% image by image": told.accuracy("none", 1),
     }
-    return row(
-        "units",
-        {"data": "mnist", "tasks": 5, "class order": order, "seed": seed},
-        "a whole run",
-        [seconds],
-        figures,
-        device,
-    )
+    case = {"data": "mnist", "tasks": 5, "class order": order, "seed": seed}
+    return row("units", case, "a whole run", [seconds], figures, device)
 
 
 def main() -> None:

@@ -119,7 +119,7 @@ def seconds(work: object) -> float:
     return time.process_time() - start
 
 
-def test_a_scan_is_faster_than_a_loop_over_candidates() -> None:
+def test_a_scan_is_at_least_twice_as_fast_as_a_loop_over_candidates() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     inputs, residual, weights, biases = problem(4000, 784, 2, 50, 10, torch.float32)
@@ -134,9 +134,9 @@ def test_a_scan_is_faster_than_a_loop_over_candidates() -> None:
 
     try:
         pairs = [
-            (seconds(lambda: scan(inputs, residual, weights, biases, torch.relu)), seconds(loop)) for _ in range(4)
+            (seconds(lambda: scan(inputs, residual, weights, biases, torch.relu)), seconds(loop))
+            for _ in range(16)  # the best of many, as other tests share the caches
         ]
     finally:
         torch.set_num_threads(threads)
-    # By itself on a machine it is over twice as fast (benchmarks/bench_units.py), beside other tests it may not be.
-    assert 1.25 * min(own for own, _ in pairs) < min(looped for _, looped in pairs)
+    assert 2 * min(own for own, _ in pairs) < min(looped for _, looped in pairs)
