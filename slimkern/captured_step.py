@@ -1,30 +1,33 @@
-"""Steps as CUDA graphs: recorded once, then replayed by a single launch."""
+"""Steps recorded once, then replayed without their Python: on a GPU by a single launch."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Run = Callable[[], Any]
+from slimkern.graphs.cuda import CudaGraphs
+from slimkern.graphs.operators import OperatorGraphs
+from slimkern.graphs.recorded import Graphs, Step
 
 
 def capture(
     step: Callable[..., Any], *modules: nn.Module, eager_because: str | None = None, warmup: int = 2, most: int = 64
 ) -> CapturedStep:
-    """Make a step of training or inference that becomes a CUDA graph by itself.
+    """Make a step of training or inference that records itself, and from then on takes itself without its Python.
 
         step = sk.capture(step, net)
         for images, labels in batches:
             loss = step(images, labels)  # the first calls run eagerly, then one is recorded, and from then on replayed
 
-    The step computes what it would without this; on a CPU it always runs eagerly. A graph holds for tensors of one
+    On a GPU the recording is a CUDA graph, launched at once; on a CPU it is the list of the operators that the step
+    called, which are called again. The step computes what it would without this. A recording holds for tensors of one
     shape, dtype and layout, for one set of keyword arguments, and for the modes of autograd, autocast and TF32: other
-    calls get graphs of their own. What was recorded is dropped when `modules` gain or lose a layer, scroll, change
+    calls get recordings of their own. What was recorded is dropped when `modules` gain or lose a layer, scroll, change
     between training and evaluation, or get other parameters, in another place or frozen. If a step can't be recorded
     it runs eagerly from then on, and `reason` says why.
 
@@ -32,93 +35,21 @@ def capture(
         step: a function of tensors, and of keyword arguments that can be hashed. All tensors that it reads or changes
             otherwise must stay where they are (weights, the state of a fused optimiser whose learning rate is a
             tensor); it must not read anything back to the host nor count on being called each time. A gradient is
-            zeroed by `set_to_none=True`.
+            zeroed by `set_to_none=True`. On a CPU, no part of it may be compiled: where it or one of `modules` is, it
+            runs eagerly.
         modules: the networks that the step uses.
         eager_because: a reason never to record it.
         warmup: calls that run eagerly before a call of the same kind is recorded.
-        most: graphs that are kept; calls of further kinds run eagerly, and `reason` says so.
+        most: recordings that are kept; calls of further kinds run eagerly, and `reason` says so.
     """
     return CapturedStep(step, modules, eager_because, warmup, most)
-
-
-class Graphs(Protocol):
-    """How steps are recorded."""
-
-    def refuses(self, tensors: tuple[Tensor, ...]) -> str | None:
-        """Why a call with these tensors can't be recorded; None if it can."""
-        ...
-
-    def warm_up(self, run: Run) -> Any:
-        """Run eagerly, as recording needs it to have happened before; the result."""
-        ...
-
-    def record(self, run: Run) -> tuple[Run, Any]:
-        """Record without running: what replays it, and the result, which each replay computes anew in place.
-
-        Raises:
-            RuntimeError: it holds something that can't be recorded.
-        """
-        ...
-
-
-class CudaGraphs:
-    """CUDA graphs that share one pool of memory, as never two of them run at a time."""
-
-    def __init__(self) -> None:
-        self._stream: torch.cuda.Stream | None = None
-        self._pool: Any = None
-
-    def refuses(self, tensors: tuple[Tensor, ...]) -> str | None:
-        """Tensors must all be on one GPU, the present one."""
-        devices = {tensor.device for tensor in tensors}
-        if all(device.type == "cuda" for device in devices) and devices == {self._device()}:
-            return None
-        return f"a CUDA graph needs tensors on the present GPU; these are on {', '.join(sorted(map(str, devices)))}"
-
-    def warm_up(self, run: Run) -> Any:
-        """Run on the stream of the recordings to come."""
-        stream, present = self._own_stream(), torch.cuda.current_stream()
-        stream.wait_stream(present)
-        with torch.cuda.stream(stream):
-            result = run()
-        present.wait_stream(stream)
-        return result
-
-    def record(self, run: Run) -> tuple[Run, Any]:
-        """Record one graph."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, self._pool, self._own_stream(), capture_error_mode="thread_local"):
-            result = run()
-        self._pool = graph.pool()
-        return graph.replay, result
-
-    @staticmethod
-    def _device() -> torch.device | None:
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
-
-    def _own_stream(self) -> torch.cuda.Stream:
-        self._stream = self._stream or torch.cuda.Stream()
-        return self._stream
-
-
-@dataclass
-class _Recording:
-    inputs: tuple[Tensor, ...]
-    replay: Run
-    result: Any
-
-    def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
-        for own, given in zip(self.inputs, tensors, strict=True):
-            own.copy_(given)
-        self.replay()
-        return self.result
 
 
 class CapturedStep:
     """See `capture`. The tensors that a call returns are valid until the next one.
 
     Attributes:
-        recorded: graphs recorded so far.
+        recorded: recordings so far.
     """
 
     def __init__(
@@ -128,7 +59,7 @@ class CapturedStep:
         eager_because: str | None = None,
         warmup: int = 2,
         most: int = 64,
-        graphs: Callable[[], Graphs] = CudaGraphs,
+        graphs: Callable[[], Graphs] | None = None,
     ) -> None:
         self._refusal, self.recorded = eager_because, 0
         self._step, self._modules, self._warmup, self._most, self._make_graphs = step, modules, warmup, most, graphs
@@ -145,52 +76,52 @@ class CapturedStep:
         """Take the step, eagerly or by replaying it.
 
         Raises:
-            ValueError: a tensor that requires a gradient, which a graph's own copy could not pass on; one by keyword.
+            ValueError: a tensor that requires a gradient, which no replay could pass on; one by keyword.
         """
         if by_keyword := [name for name, value in settings.items() if isinstance(value, Tensor)]:
             raise ValueError(f"a captured step takes tensors by position, but was given {by_keyword[0]} by keyword")
         if any(tensor.requires_grad for tensor in tensors):
             raise ValueError("tensors given to a captured step must not require gradients; pass them detached")
-        if self._refusal is None:
-            self._refusal = self._graphs.refuses(tensors)
+        step = partial(self._step, **settings)
         if self._refusal is not None:
-            return self._step(*tensors, **settings)
+            return step(*tensors)
         structure = self._structure_now()
         if structure != self._structure:
             self._forget(structure)
+        if self._graphs is None:
+            self._graphs = (self._make_graphs or _graphs_for(tensors))()
+            self._refusal = self._graphs.refuses_step(self._step, self._modules)
+        self._refusal = self._refusal or self._graphs.refuses(tensors)
+        if self._refusal is not None:
+            return step(*tensors)
         kind = (
             *((t.shape, t.stride(), t.dtype, t.device) for t in tensors),
             frozenset((name, type(value), value) for name, value in settings.items()),  # 1 == 1.0 == True
             _modes(),
         )
-        if kind in self._recordings:
-            return self._recordings[kind](tensors)
-        full = len(self._recordings) == self._most
+        if kind in self._replays:
+            return self._replays[kind](*tensors)
+        full = len(self._replays) == self._most
         if full:
             self._beyond.add(kind)
         if full or self._calls[kind] < self._warmup:
             self._calls[kind] += 1
-            return self._graphs.warm_up(lambda: self._step(*tensors, **settings))
-        return self._record(kind, tensors, settings)
-
-    def _record(self, kind: Hashable, tensors: tuple[Tensor, ...], settings: dict[str, Hashable]) -> Any:
-        inputs = tuple(tensor.clone() for tensor in tensors)
-        try:
-            replay, result = self._graphs.record(lambda: self._step(*inputs, **settings))
-        except RuntimeError as error:
-            self._refusal = f"recording failed: {str(error).partition(chr(10))[0]}"
+            return self._graphs.warm_up(step, tensors)
+        result, replay, reason = self._graphs.record(step, tensors)
+        if replay is None:
+            self._refusal = f"recording failed: {reason}"
             self._forget(())
-            return self._step(*tensors, **settings)
-        self.recorded += 1
-        self._recordings[kind] = _Recording(inputs, replay, result)
-        return self._recordings[kind](tensors)
+        else:
+            self._replays[kind] = replay
+            self.recorded += 1
+        return result
 
     def _forget(self, structure: tuple) -> None:
         self._structure = structure
-        self._recordings: dict[Hashable, _Recording] = {}
+        self._replays: dict[Hashable, Step] = {}
         self._calls: Counter[Hashable] = Counter()
         self._beyond: set[Hashable] = set()
-        self._graphs = self._make_graphs()
+        self._graphs: Graphs | None = None
 
     def _structure_now(self) -> tuple:
         return tuple(
@@ -198,6 +129,10 @@ class CapturedStep:
             for own in self._modules
             for module in own.modules()
         )
+
+
+def _graphs_for(tensors: Iterable[Tensor]) -> Callable[[], Graphs]:
+    return OperatorGraphs if any(tensor.device.type == "cpu" for tensor in tensors) else CudaGraphs
 
 
 def _tensors(module: nn.Module) -> Iterable[Tensor | None]:
@@ -210,7 +145,7 @@ def _place(tensor: Tensor | None) -> Hashable:
 
 def _modes() -> tuple[Hashable, ...]:
     """What a step may compute differently by, without being told."""
-    cast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+    cast = [torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in ("cuda", "cpu")]
     switches: Any = torch.backends
     float32 = switches.cuda.matmul.fp32_precision, switches.cudnn.conv.fp32_precision
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), cast, *float32
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *cast, *float32

@@ -72,7 +72,7 @@ def train(
         root: Folder of the data sets, for all but digits.
         download: Fetch the data set first, where that can be done.
         device: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one.
-        eager: Launch operators one by one on a GPU too, instead of replaying a step as a CUDA graph.
+        eager: Go through the Python of every step, instead of replaying a recorded one (a CUDA graph on a GPU).
         tensorboard: Also write TensorBoard logs into the folder.
     """
     folder = out or default_folder(config)

@@ -48,7 +48,7 @@ class EpochSummary:
         validation_accuracy: percent, or None without a validation set.
         seconds: duration of the epoch.
         peak_memory: bytes of the device's memory, or on a CPU of the process's, that were in use at most in its steps.
-        eager_because: why the steps of this epoch weren't CUDA graphs, where they could have been.
+        eager_because: why the steps of this epoch weren't replayed from a recording; None if they were.
     """
 
     task: int

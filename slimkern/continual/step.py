@@ -1,4 +1,4 @@
-"""One training step, the same whether it runs eagerly, compiled or as a CUDA graph."""
+"""One training step, the same whether it runs eagerly, compiled or recorded."""
 
 from __future__ import annotations
 

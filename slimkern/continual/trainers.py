@@ -30,7 +30,7 @@ def make_trainer(
         dataset: its images.
         device: where to train.
         processes: those that train the run together.
-        eager: launch operators one by one on a GPU too.
+        eager: never replay recorded steps.
         features: for AutoActivator, a frozen network in place of the one in the file that the configuration names.
 
     Raises:

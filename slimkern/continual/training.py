@@ -60,7 +60,7 @@ def train(
         state: a checkpoint of the same configuration to go on from; on a CPU the run then ends bit for bit as an
             unbroken one does.
         device: where to train; the images are moved there.
-        eager: launch every operator of a step by itself on a GPU too, instead of replaying a CUDA graph.
+        eager: go through the Python of every step, instead of replaying a recorded one (see `slimkern.capture`).
 
     Returns:
         Correct answers after each task, on each task, at each width.
@@ -301,7 +301,7 @@ class Trainer:
             validation,
             time.perf_counter() - start,
             peak,
-            step.reason if self.device.type == "cuda" else None,
+            step.reason,
         )
 
     def _set_modes(self) -> None:

@@ -95,11 +95,11 @@ class ProgressRecorder(Recorder):
             self._live.update(self._line, completed=self._pace.steps_until(task, epoch) + steps)
 
     def epoch_finished(self, summary: EpochSummary) -> None:
-        """Shows the epoch and the time left, and why steps aren't CUDA graphs once that is known."""
+        """Shows the epoch and the time left, and why steps aren't recorded once that is known."""
         plan = self._plan
         if summary.eager_because not in (None, self._eager_because):
             self._eager_because = summary.eager_because
-            self._print(f"steps run eagerly, not as CUDA graphs: {summary.eager_because}")
+            self._print(f"steps run eagerly, none is recorded: {summary.eager_because}")
         validation = summary.validation_accuracy
         parts = [
             f"task {summary.task + 1}/{len(plan.tasks)}",

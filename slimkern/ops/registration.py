@@ -29,6 +29,9 @@ _LIBRARY = torch.library.Library("slimkern", "FRAGMENT")
 _NESTED = (list, tuple)
 _PLAIN = frozenset({Tensor, torch.nn.Parameter, type(None)})
 
+_OPERATORS: dict[Any, Operator] = {}
+"""Those of this module, by what PyTorch knows them as."""
+
 
 class Signature:
     """The arguments of an operator: as its function takes them, and flat, as PyTorch does.
@@ -100,6 +103,7 @@ class Operator:
         _LIBRARY.impl(name, self._ungrouped(compute), "CompositeExplicitAutograd")
         torch.library.register_fake(f"slimkern::{name}", self._ungrouped(fake or compute), lib=_LIBRARY)
         self._overload = getattr(torch.ops.slimkern, name).default
+        _OPERATORS[self._overload] = self
 
     def __call__(self, *arguments: Any) -> Any:
         """Call it with arguments and results as `compute` has them."""
@@ -110,6 +114,12 @@ class Operator:
         if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)):
             return self._compute(*arguments)
         return self._overload(*flat) if self._node is None else self._apply(self._compute, arguments, flat, tensors)
+
+    def directly(self, *flat: Any) -> Any:
+        """Compute without a gradient, given plain tensors, in the arguments as PyTorch has them."""
+        if _is_watched():
+            return self._overload(*flat)
+        return self._compute(*self.signature.grouped(flat))
 
     def differentiate(self, save: Save, gradients: Gradients, again: Gradients | None = None) -> None:
         """Register how its results are differentiated; twice only where `again` is given.
@@ -195,13 +205,23 @@ def _is_direct(tensors: Sequence[Tensor | None]) -> bool:
     """Whether PyTorch's dispatcher would do nothing with a call but pass it on."""
     return (
         not torch.compiler.is_compiling()
-        and not torch._C._len_torch_dispatch_stack()
+        and not _is_watched()
         and not torch._C._len_torch_function_stack()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._get_tracing_state()
-        and not _profiler_enabled()
         and _PLAIN.issuperset(map(type, tensors))
     )
+
+
+def _is_watched() -> bool:
+    """Whether somebody counts, changes or times the operators that are called."""
+    return bool(torch._C._len_torch_dispatch_stack()) or _profiler_enabled()
+
+
+def called_directly(overload: Any) -> Callable[..., Any]:
+    """What computes the same as an operator of PyTorch or of slimkern, past the dispatcher if it can be."""
+    own = _OPERATORS.get(overload)
+    return overload if own is None else own.directly
 
 
 def wants(node: Any, *names: str) -> list[bool]:

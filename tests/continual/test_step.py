@@ -21,7 +21,7 @@ from slimkern.models import resnet18
 from slimkern.models.resnet import ResNet
 from slimkern.nn import scrollify
 from slimkern.widths import Widths
-from tests.operator_tape import TapedGraphs
+from tests.logged_graphs import LoggedGraphs
 
 STEPS = 5
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-5, "bf16": 0.05, "fp16": 0.01}
@@ -70,8 +70,8 @@ def losses_of(step: TrainStep, launch: Launch | None = None, sizes: tuple[int, .
 
 
 def taped(step: TrainStep) -> CapturedStep:
-    TapedGraphs.log.clear()
-    return CapturedStep(step, (step.net,), graphs=TapedGraphs, warmup=1)
+    LoggedGraphs.log.clear()
+    return CapturedStep(step, (step.net,), graphs=LoggedGraphs, warmup=1)
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
@@ -79,7 +79,7 @@ def test_a_recorded_step_loses_what_an_eager_one_does(precision: str) -> None:
     eager, recorded = make_step(precision), make_step(precision)
     launch = taped(recorded)
     assert torch.equal(losses_of(eager), losses_of(recorded, launch))
-    assert TapedGraphs.log == ["eager", "recorded", *["replayed"] * (STEPS - 1)] and launch.reason is None
+    assert LoggedGraphs.log == ["eager", "recorded", *["replayed"] * (STEPS - 2)] and launch.reason is None
     for one, other in zip(eager.net.state_dict().values(), recorded.net.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 

@@ -15,7 +15,7 @@ from slimkern.continual.step import TrainStep
 from slimkern.continual.training import train
 from tests.continual.few_digits import TINY, Listener, differences, few_digits, restored
 from tests.continual.test_training import trained
-from tests.operator_tape import TapedGraphs
+from tests.logged_graphs import LoggedGraphs
 
 EIGHT: dict[str, Any] = {"widths": (8.0,), "channels": 8, "widths_per_step": 3}
 
@@ -58,22 +58,22 @@ def test_a_run_of_recorded_steps_ends_where_an_eager_one_does(
 ) -> None:
     changes: dict[str, Any] = {"method": method, **({"exemplars": 20} if METHODS[method].needs_exemplars else {})}
     eager, recorded = trained(**changes), Listener()
-    TapedGraphs.log.clear()
+    LoggedGraphs.log.clear()
     monkeypatch.setattr(training, "capture", taped)
     train(replace(TINY, **changes), few_digits(), recorded)
     assert not differences(restored(eager.checkpoints[-1]), restored(recorded.checkpoints[-1]))
     # The last step of an epoch may be shorter: each task has up to two graphs, which end with it.
-    assert 2 <= TapedGraphs.log.count("recorded") == TapedGraphs.log.count("eager") <= 4
+    assert 2 <= LoggedGraphs.log.count("recorded") == LoggedGraphs.log.count("eager") <= 4
     assert {epoch.eager_because for epoch in recorded.epochs} == {None}
 
 
 def test_a_method_may_refuse_to_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    TapedGraphs.log.clear()
+    LoggedGraphs.log.clear()
     monkeypatch.setattr(training, "capture", taped)
     monkeypatch.setattr(FineTuning, "eager_because", "it reads its loss back")
     train(TINY, few_digits())
-    assert not TapedGraphs.log
+    assert not LoggedGraphs.log
 
 
 def taped(step: TrainStep, *modules: Any, eager_because: str | None) -> CapturedStep:
-    return CapturedStep(step, modules, eager_because, warmup=1, graphs=TapedGraphs)
+    return CapturedStep(step, modules, eager_because, warmup=1, graphs=LoggedGraphs)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from slimkern.captured_step import _Recording
 from slimkern.continual.config import MethodName
 from slimkern.continual.methods import METHODS, Method
 from slimkern.continual.precision import PrecisionName
 from slimkern.continual.recorder import Plan
 from slimkern.continual.step import TrainStep
 from slimkern.continual.training import train
+from slimkern.graphs.cuda import CudaGraphs
+from slimkern.graphs.recorded import Recorded
 from tests.continual.few_digits import TINY, Listener, few_digits
 
 pytestmark = pytest.mark.gpu
@@ -64,10 +65,21 @@ def strictly(function: Callable[..., Any]) -> Callable[..., Any]:
     return strict
 
 
-@pytest.mark.parametrize("kind", [_Recording, TrainStep], ids=["captured", "eager"])
-def test_no_step_waits_for_the_device(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kind, "__call__", strictly(kind.__call__))
-    losses(eager=kind is TrainStep)
+def test_no_eager_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainStep, "__call__", strictly(TrainStep.__call__))
+    losses(eager=True)
+
+
+def test_no_replay_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = CudaGraphs.record
+
+    def strict(self: CudaGraphs, *arguments: Any) -> Recorded:
+        recorded = record(self, *arguments)
+        assert recorded.replay is not None
+        return recorded._replace(replay=strictly(recorded.replay))
+
+    monkeypatch.setattr(CudaGraphs, "record", strict)
+    losses(eager=False)
 
 
 class Strict(Listener):

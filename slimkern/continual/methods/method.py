@@ -65,7 +65,7 @@ class Method:
         truncates_exemplars: the exemplars of an old class are the first of those it had, and not chosen again.
         scrolls: tasks may have other rankings than the first one.
         defaults: fields of a configuration whose defaults are other ones for this method.
-        eager_because: why `losses` can't be part of a CUDA graph, for a method that reads something back to the host
+        eager_because: why `losses` can't be recorded, for a method that reads something back to the host
             or does something else in each step; None for all others.
     """
 

@@ -10,7 +10,7 @@ from tests.continual.branches.test_training import SMALL
 from tests.continual.few_digits import Listener, differences, few_digits, restored
 from tests.continual.test_readbacks import readbacks
 from tests.continual.test_training_steps import taped
-from tests.operator_tape import TapedGraphs
+from tests.logged_graphs import LoggedGraphs
 
 TWO_TASKS = replace(SMALL, tasks=2, first_task_classes=5, batch_size=16)
 
@@ -18,19 +18,19 @@ TWO_TASKS = replace(SMALL, tasks=2, first_task_classes=5, batch_size=16)
 def test_a_run_of_recorded_steps_ends_where_an_eager_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     eager, recorded = Listener(), Listener()
     train(TWO_TASKS, few_digits(), eager)
-    TapedGraphs.log.clear()
+    LoggedGraphs.log.clear()
     monkeypatch.setattr(training, "capture", taped)
     train(TWO_TASKS, few_digits(), recorded)
     assert not differences(restored(eager.checkpoints[-1]), restored(recorded.checkpoints[-1]))
     # Batches of 50 images, then of 90, of which the last is shorter; the second task's epochs differ in distillation.
-    assert TapedGraphs.log.count("recorded") >= 3
+    assert LoggedGraphs.log.count("recorded") >= 3
 
 
 def test_no_step_reads_back_from_the_device() -> None:
     found = []
     for size in (45, 15):
         with readbacks() as seen:
-            train(replace(TWO_TASKS, batch_size=size, epochs=1), few_digits())
+            train(replace(TWO_TASKS, batch_size=size, epochs=1), few_digits(), eager=True)
         found.append(+seen)
     assert found[0].total() > 0 and found[0] == found[1]
 
