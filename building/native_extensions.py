@@ -36,7 +36,7 @@ INSTRUCTION_SETS = {
     "avx2": AVX2,
     "avx512": [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl"))],
 }
-FOR_EACH_INSTRUCTION_SET = {CSRC / "cpu" / f"{name}.cpp" for name in ("passes", "stretches")}
+FOR_EACH_INSTRUCTION_SET = {CSRC / "cpu" / f"{name}.cpp" for name in ("passes", "stretches", "winograd_tiles")}
 
 
 def native_extensions() -> list[Extension]:

@@ -21,4 +21,7 @@ STABLE_TORCH_LIBRARY(slimkern_native, library) {
       "ragged_head_backward(Tensor to_losses, Tensor[] to_logits, Tensor[] logits, Tensor pooled, Tensor weight, "
       "Tensor labels, int in_offset, int first, int last, int[] channels, Tensor(a!)[] to_slabs, "
       "Tensor(b!)? to_weight, Tensor(c!)? to_bias) -> ()");
+  library.def("winograd_scatter(Tensor images) -> Tensor");
+  library.def(
+      "winograd_gather(Tensor products, Tensor bias, Tensor? added, int images, int height, int width) -> Tensor");
 }

@@ -1,5 +1,6 @@
 #include "cpu/passes.h"
 #include "cpu/stretches.h"
+#include "cpu/winograd_tiles.h"
 
 #if defined(SLIMKERN_X86)
 #include <cpuid.h>
@@ -9,11 +10,14 @@ namespace slimkern::cpu {
 
 extern const Passes passes_baseline[3];
 extern const Stretches stretches_baseline[3];
+extern const WinogradTiles winograd_tiles_baseline;
 #if defined(SLIMKERN_X86)
 extern const Passes passes_avx2[3];
 extern const Passes passes_avx512[3];
 extern const Stretches stretches_avx2[3];
 extern const Stretches stretches_avx512[3];
+extern const WinogradTiles winograd_tiles_avx2;
+extern const WinogradTiles winograd_tiles_avx512;
 #endif
 
 namespace {
@@ -21,6 +25,7 @@ namespace {
 struct Choice {
   const Passes* passes;
   const Stretches* stretches;
+  const WinogradTiles* winograd_tiles;
   const char* name;
 };
 
@@ -38,10 +43,10 @@ Choice best() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    return {passes_avx512, stretches_avx512, "avx512"};
-  if (avx2) return {passes_avx2, stretches_avx2, "avx2"};
+    return {passes_avx512, stretches_avx512, &winograd_tiles_avx512, "avx512"};
+  if (avx2) return {passes_avx2, stretches_avx2, &winograd_tiles_avx2, "avx2"};
 #endif
-  return {passes_baseline, stretches_baseline, "baseline"};
+  return {passes_baseline, stretches_baseline, &winograd_tiles_baseline, "baseline"};
 }
 
 const Choice& choice() {
@@ -54,6 +59,8 @@ const Choice& choice() {
 const Passes& passes(Element element) { return choice().passes[static_cast<int>(element)]; }
 
 const Stretches& stretches(Element element) { return choice().stretches[static_cast<int>(element)]; }
+
+const WinogradTiles& winograd_tiles() { return *choice().winograd_tiles; }
 
 const char* instruction_set() { return choice().name; }
 

@@ -7,21 +7,6 @@
 namespace slimkern::cpu {
 namespace {
 
-// The last values of a stretch, fewer than a vector of them; the lanes beyond are zeros.
-template <typename Kind>
-inline Floats load_some(const typename Kind::Stored* from, int64_t count) {
-  typename Kind::Stored whole[kLanes] = {};
-  std::memcpy(whole, from, count * sizeof(*from));
-  return load<Kind>(whole);
-}
-
-template <typename Kind>
-inline void store_some(typename Kind::Stored* to, Floats value, int64_t count) {
-  typename Kind::Stored whole[kLanes];
-  store<Kind>(whole, value);
-  std::memcpy(to, whole, count * sizeof(*to));
-}
-
 inline Floats gathered(const float* from, int64_t stride, int64_t count) {
   float whole[kLanes] = {};
   for (int64_t lane = 0; lane < count; ++lane) whole[lane] = from[lane * stride];

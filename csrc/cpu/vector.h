@@ -144,6 +144,21 @@ inline void store(typename Kind::Stored* to, Floats value) {
   }
 }
 
+// The last values of a stretch, fewer than a vector of them; the lanes beyond are zeros.
+template <typename Kind>
+inline Floats load_some(const typename Kind::Stored* from, int64_t count) {
+  typename Kind::Stored whole[kLanes] = {};
+  std::memcpy(whole, from, count * sizeof(*from));
+  return load<Kind>(whole);
+}
+
+template <typename Kind>
+inline void store_some(typename Kind::Stored* to, Floats value, int64_t count) {
+  typename Kind::Stored whole[kLanes];
+  store<Kind>(whole, value);
+  std::memcpy(to, whole, count * sizeof(*to));
+}
+
 // Stores past the caches, for results too large to be found there again; `to` is aligned for a vector of its size.
 template <typename Kind>
 inline void stream(typename Kind::Stored* to, Floats value) {

@@ -1,8 +1,9 @@
 """The compiled kernels: finding their libraries, what they take, and calling them.
 
 They register `slimkern_native::batch_norm_forward`, `pack_weights` and `ragged_head`, each with its backward pass, for
-the CPU and, if they were compiled, for CUDA. They know neither autograd nor fake tensors: those stay with the operators
-here. Only the batch norm is called in more than one place, and so has functions of its own below.
+the CPU and, if they were compiled, for CUDA; and for the CPU the transforms of `slimkern.ops.winograd`. They know
+neither autograd nor fake tensors: those stay with the operators here. Only the batch norm is called in more than one
+place, and so has functions of its own below.
 """
 
 from __future__ import annotations

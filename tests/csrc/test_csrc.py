@@ -18,8 +18,13 @@ CXX, NVCC = toolchain.find_cxx(), toolchain.find_nvcc()
 
 HERE = Path(__file__).parent
 CSRC = HERE.parents[1] / "csrc"
-CPU_SOURCES = [CSRC / "cpu" / f"{name}.cpp" for name in ("passes", "stretches", "dispatch")]
-CPU_PROGRAMS = {"batch_norm": "switchable_batch_norm", "pack_weights": "pack_weights", "ragged_head": "ragged_head"}
+CPU_SOURCES = [CSRC / "cpu" / f"{name}.cpp" for name in ("passes", "stretches", "winograd_tiles", "dispatch")]
+CPU_PROGRAMS = {
+    "batch_norm": "switchable_batch_norm",
+    "pack_weights": "pack_weights",
+    "ragged_head": "ragged_head",
+    "winograd": "winograd",
+}
 CUDA_PROGRAMS = {
     "batch_norm": ("switchable_batch_norm", "statistics"),
     "pack_weights": ("pack_weights",),

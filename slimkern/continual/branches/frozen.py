@@ -1,7 +1,8 @@
-"""Frozen blocks on a CPU: one call of oneDNN for a convolution, its batch norm, the shortcut and the ReLU.
+"""Frozen blocks on a CPU: a convolution, its batch norm, the shortcut and the ReLU at once.
 
-The weights are kept in the layout that oneDNN computes in, into which `torch.nn.functional.conv2d` brings them in every
-call. `torch.compile` freezes networks by the same operators.
+Weights are kept as they are computed with: those of wide 3x3 convolutions transformed, so that fewer products are
+needed, and others in the layout of oneDNN, into which `torch.nn.functional.conv2d` brings them in every call.
+`torch.compile` freezes networks by the same operators of oneDNN.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from slimkern.continual.branches.folding import Folded, fold, kept
 from slimkern.models.branching_resnet import PlainShortcutBlock
+from slimkern.ops import winograd
 
 _NO_SCALARS = ([], "")
 
@@ -43,12 +45,20 @@ def frozen_blocks(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 def frozen_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, added: Tensor | None = None) -> Tensor:
     """max(norm(conv(x)) + added, 0), the batch norm in evaluation mode; see `serves`."""
+    if conv.groups == 1 and winograd.pays(conv.weight, conv.stride, conv.padding, conv.dilation):
+        factors, bias = kept(conv, norm, "as Winograd computes", lambda: _transformed(fold(conv, norm)))
+        return winograd.convolved_and_rectified(x, factors, bias, added)
     geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
     weight, bias = kept(conv, norm, "as oneDNN computes", lambda: _packed(fold(conv, norm), geometry, x.shape))
     convolution = torch.ops.mkldnn._convolution_pointwise  # asked for here, as not every PyTorch has it
     if added is None:
         return convolution(x, weight, bias, *geometry, "relu", *_NO_SCALARS)
     return convolution.binary(x, added, weight, bias, *geometry, "add", 1.0, "relu", *_NO_SCALARS)
+
+
+def _transformed(pair: Folded) -> Folded:
+    weight, bias = pair
+    return winograd.transformed(weight), bias
 
 
 def _packed(pair: Folded, geometry: tuple, image: Sequence[int]) -> Folded:

@@ -8,7 +8,8 @@ from torch import nn
 
 from slimkern.continual.branches.frozen import serves
 from slimkern.continual.branches.grouped import base_maps, grouped
-from slimkern.models.branching_resnet import BaseLayer
+from slimkern.models.branching_resnet import BaseLayer, ExpandLayer
+from slimkern.ops import native, winograd
 from tests.continual.branches.test_grouped import assert_alike, branches, lively, maps
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
@@ -24,6 +25,20 @@ def test_frozen_branches_give_what_a_loop_gives_for_images_of_any_number_and_siz
         for result, branch in zip(grouped(frozen, x), frozen, strict=True):
             assert_alike(result, branch(x))
         assert torch.equal(x, kept)
+
+
+def test_wide_branches_give_what_a_loop_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    frozen = [lively(ExpandLayer(64)).eval().requires_grad_(False) for _ in range(2)]
+    x, transformed = torch.randn(3, 64, 10, 12), []
+    monkeypatch.setattr(
+        winograd, "transformed", lambda weight, own=winograd.transformed: transformed.append(1) or own(weight)
+    )
+    for _ in range(2):
+        for result, branch in zip(grouped(frozen, x), frozen, strict=True):
+            assert_alike(result, branch(x))
+    # All convolutions of a branch but the first, which has a stride, and each weight once.
+    assert len(transformed) == (2 * 9 if native.why_unavailable("cpu") is None else 0)
 
 
 def test_a_frozen_base_layer_gives_its_maps() -> None:
