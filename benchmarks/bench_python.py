@@ -2,13 +2,13 @@
 
     python benchmarks/bench_python.py [--widths 4] [--repetitions 50] [--save]
 
-The step is the trainer's, launched by `slimkern.capture`, on a narrow ResNet-18. Two rows tell what is left of it where
-results are handed back in all later steps as they were in the first, with augmentation, clipping and update of the few
-weights. "without its own operators" takes out slimkern's operators, forward and backward: modules, checks and the
-autograd graph are left. "without its operators" takes out only PyTorch's convolutions and the compiled kernels, so what
-the operators do for each slab is left too. It is the time of the one thread that does it all. The plain network's
-convolutions and batch norms are called by PyTorch's own graph and can't be replaced: they work on 2 images of 1x1
-pixels.
+The step is the trainer's, launched by `slimkern.capture`, on a narrow ResNet-18: "captured", the recording that is
+replayed, or "eager", which goes through modules, checks and the autograd graph each time. Two rows of each tell what is
+left where results are handed back in all later steps as they were in the first, with augmentation, clipping and update
+of the few weights. "without its own operators" takes out slimkern's operators, forward and backward. "without its
+arithmetic" takes out only PyTorch's convolutions and the compiled kernels, so what the operators do for each slab is
+left too. It is the time of the one thread that does it all. The plain network's convolutions and batch norms are called
+by PyTorch's own graph and can't be replaced: they work on 2 images of 1x1 pixels.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def replayed(places: Sequence[tuple[Any, str]]) -> Iterator[list[Replay]]:
             setattr(owner, name, call.function)
 
 
-def step_of_the_trainer(widths: int) -> Callable[[], object]:
-    """A step on 2 images of 8x8 pixels."""
+def step_of_the_trainer(widths: int, eager: bool) -> Callable[[], object]:
+    """A step on 2 images of 8x8 pixels, launched often enough to have been recorded."""
     own = sk.Widths.of(widths)
     net = ContinualNet(resnet18(None, own, channels=CONFIG.channels), own)
     net.add_head(10)
@@ -103,8 +103,10 @@ def step_of_the_trainer(widths: int) -> Callable[[], object]:
     step = TrainStep(
         net, make_method(CONFIG), range(10), Optimiser(list(net.parameters()), CONFIG), augmentation, "fp32", ring
     )
-    launch = sk.capture(step, net)
+    launch = sk.capture(step, net, eager_because="it was asked for" if eager else None)
     images, labels = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8), torch.tensor([0, 1])
+    for _ in range(3):
+        launch(images, labels)
     return lambda: launch(images, labels)
 
 
@@ -127,10 +129,10 @@ def seconds(step: Callable[[], object], repetitions: int) -> list[float]:
 
 
 def python_time(
-    widths: int, repetitions: int, places: Sequence[tuple[Any, str]]
+    widths: int, repetitions: int, eager: bool, places: Sequence[tuple[Any, str]]
 ) -> tuple[list[float], dict[str, float]]:
     """Seconds of each step without the functions at `places`, handing results back taken off, and that."""
-    step = step_of_the_trainer(widths)
+    step = step_of_the_trainer(widths, eager)
     with replayed(places) as calls:
         step()
         for call in calls:
@@ -148,15 +150,19 @@ def measure(widths: int, repetitions: int) -> list[Row]:
     torch.set_num_threads(1)
     try:
         plain = seconds(step_of_a_plain_network(), repetitions)
-        own = python_time(widths, repetitions, OPERATORS)
-        strict = python_time(widths, repetitions, KERNELS)
+        own = {
+            f"slimkern, {'eager' if eager else 'captured'}, without its {what}": python_time(
+                widths, repetitions, eager, places
+            )
+            for eager in (False, True)
+            for what, places in (("own operators", OPERATORS), ("arithmetic", KERNELS))
+        }
     finally:
         torch.set_num_threads(threads)
     case = {"widths": widths}
     return [
         row("python", case, "plain, with its operators", plain),
-        row("python", case, "slimkern, without its own operators", *own),
-        row("python", case, "slimkern, without its operators", *strict),
+        *(row("python", case, name, *found) for name, found in own.items()),
     ]
 
 

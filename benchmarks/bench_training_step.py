@@ -50,7 +50,9 @@ def ready(options: argparse.Namespace, batch: int, precision: str) -> Made:
             training.select()
             seconds = _seconds(training)
             if seconds < LONG or not name.endswith("eager"):
-                for _ in range(3 if options.device == "cuda" else 0):  # a captured step is recorded in the third
+                for _ in range(
+                    3 if options.device == "cuda" or name.endswith("captured") else 0
+                ):  # recorded in the third
                     training()
                 seconds = _seconds(training)
             turn += seconds

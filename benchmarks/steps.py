@@ -110,11 +110,11 @@ def steps(options: argparse.Namespace, batch: int, precision: str) -> Iterator[t
         yield "released", "released way", way_of_release, "eager", {}
         if not options.scroll:
             yield "masked", "masked", masked, "eager", {}
+        yield "plain", "plain", plain, "captured", {}
+        for name in present:
+            yield "slimkern", f"slimkern {name}", own, "captured", {"backend": name}
+        yield "passes", "passes", views, "captured", {}
         if on_gpu:
-            yield "plain", "plain", plain, "captured", {}
-            for name in present:
-                yield "slimkern", f"slimkern {name}", own, "captured", {"backend": name}
-            yield "passes", "passes", views, "captured", {}
             yield "passes", "passes", streams, "captured", {}
         yield "plain", "plain", plain, "compiled", {}
         yield "passes", "passes", views, "compiled", {"mode": "max-autotune"}

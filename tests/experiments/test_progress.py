@@ -90,11 +90,11 @@ def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_steps_that_are_no_graphs_are_told_once() -> None:
+def test_steps_that_are_not_recorded_are_told_once() -> None:
     console = Console(file=io.StringIO(), width=200)
     recorder = ProgressRecorder(console)
     recorder.started(PLAN, 0, 0)
     for epoch in range(2):
         recorder.epoch_finished(replace(summary(0, epoch), eager_because="its loss is read back"))
     said = cast(io.StringIO, console.file).getvalue()
-    assert said.count("steps run eagerly, not as CUDA graphs: its loss is read back\n") == 1
+    assert said.count("steps run eagerly, none is recorded: its loss is read back\n") == 1
