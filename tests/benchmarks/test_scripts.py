@@ -141,8 +141,8 @@ def test_python_takes_no_longer_than_a_few_plain_steps() -> None:
     plain, captured, captured_strictly, eager, eager_strictly = (
         row["milliseconds"]["p20"] for row in script.measure(4, 30)
     )
-    assert captured < captured_strictly < eager_strictly < LIMIT * plain
-    assert captured < eager < eager_strictly
+    assert captured < eager < eager_strictly < LIMIT * plain
+    assert captured < captured_strictly < LIMIT * plain
 
 
 def test_every_script_stores_its_rows_when_asked() -> None:
