@@ -6,6 +6,7 @@ import copy
 import gc
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import slimkern as sk
 from slimkern.graphs.operators import OperatorGraphs
 from slimkern.graphs.recorded import Step
+from slimkern.width_batch import WidthBatch
 
 IMAGES = torch.randn(4, 3, 8, 8)
 
@@ -213,3 +215,48 @@ def test_tensors_elsewhere_and_subclasses_are_refused() -> None:
     assert graphs.refuses([torch.ones(1)]) is None
     assert "some are on meta" in (graphs.refuses([torch.ones(1), torch.ones(1, device="meta")]) or "")
     assert "some are Parameter" in (graphs.refuses([nn.Parameter(torch.ones(1))]) or "")
+
+
+def test_inputs_may_share_memory_with_each_other_and_with_what_the_step_reads() -> None:
+    data = torch.arange(6.0)
+    replay = replay_of(lambda x, y: x + 10 * y + 100 * data[0], data[:2], data[:2])
+    assert replay(torch.ones(2), data[4:]).tolist() == [41, 51]
+
+
+def test_inputs_are_changed_in_place_by_the_recorded_call_too() -> None:
+    x = torch.zeros(3)
+    replay = replay_of(lambda x: x.add_(1), x)
+    assert x.tolist() == [1, 1, 1]
+    replay(x)
+    assert x.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "view", [lambda x: x[::2], lambda x: x.t(), lambda x: x[:1].expand(4, 4), lambda x: x[:0]], ids=list("stef")
+)
+def test_inputs_keep_their_layout(view: Callable[[Tensor], Tensor]) -> None:
+    strides = []
+    replay = replay_of(lambda x: (strides.append(x.stride()), x * 2)[1], view(torch.ones(4, 4)))
+    x = view(torch.randn(4, 4))
+    assert torch.equal(replay(x), 2 * x) and strides == [x.stride()]
+
+
+def test_a_result_of_another_kind_is_refused() -> None:
+    assert reason(lambda x: WidthBatch((x,), (1.0,))) == "the step gives something else than tensors: WidthBatch"
+
+
+def test_a_tensor_that_no_operator_makes_is_noticed() -> None:
+    def step(x: Tensor) -> Tensor:
+        return x + ThreadPoolExecutor(1).submit(lambda: x * 2).result()
+
+    assert "without an operator, or on a thread of its own" in reason(step)
+
+
+def test_a_step_of_inference_mode() -> None:
+    net = nn.Linear(3, 2)
+    step = sk.capture(lambda x: net(x), net, warmup=0)
+    with torch.inference_mode():
+        for _ in range(3):
+            x = torch.randn(4, 3)
+            assert torch.equal(step(x), net(x))
+    assert step.recorded == 1 and step.reason is None
