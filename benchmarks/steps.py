@@ -73,12 +73,13 @@ class Training:
         self._step(self._images, self._labels)
 
     def profile(self) -> tuple[int, int | None]:
-        """The launches of a step, and the bytes it takes at most; one outside of any graph tells those.
+        """The launches of a step, and the bytes it takes at most.
 
-        A graph would hold its memory beforehand: that of steps which Inductor captures is unknown.
+        A CUDA graph would hold its memory beforehand, so a step outside of any tells those; that of steps which
+        Inductor captures is unknown.
         """
         launched = profiled(self, self._device.type)
-        if self._captured is not None:
+        if self._captured is not None and self._device.type == "cuda":
             return launched.launches, profiled(self.one_by_one, self._device.type).peak_bytes
         return launched.launches, None if self._hidden else launched.peak_bytes
 

@@ -100,6 +100,8 @@ class Recorder(TorchDispatchMode):
         owners = [own for own, _ in learned]
 
         def replay(*tensors: Tensor) -> Any:
+            for own in owners:
+                own.grad = None  # as the step did, before it gave new ones
             with torch.no_grad(), _uncast():
                 found, gradients = run(*tensors, *surroundings)
             for own, gradient in zip(owners, gradients, strict=True):

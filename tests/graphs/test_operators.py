@@ -137,6 +137,19 @@ def test_a_gradient_that_is_left_behind_is_the_replays_own() -> None:
     assert weight.grad is not None and weight.grad.tolist() == [7, 7]
 
 
+def test_a_step_that_reads_the_gradients_of_the_one_before_is_refused() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    weight.grad = torch.ones(2)
+
+    def step(x: Tensor) -> Tensor:
+        assert weight.grad is not None
+        norm, weight.grad = weight.grad.norm(), None
+        (x * weight).sum().backward()
+        return norm
+
+    assert "without an operator" in reason(step, torch.ones(2))
+
+
 def test_autocast_outside_of_a_replay_changes_nothing() -> None:
     weight = torch.randn(4, 4)
     replay = replay_of(lambda x: x @ weight, torch.randn(2, 4))
