@@ -34,12 +34,12 @@ def capture(
     Args:
         step: a function of tensors, and of keyword arguments that can be hashed. All tensors that it reads or changes
             otherwise must stay where they are (weights, the state of a fused optimiser whose learning rate is a
-            tensor); it must not read anything back to the host nor count on being called each time. A gradient is
-            zeroed by `set_to_none=True`. On a CPU, no part of it may be compiled: where it or one of `modules` is, it
-            runs eagerly.
-        modules: the networks that the step uses.
+            tensor); it must not read anything back to the host nor count on being called each time. Gradients are
+            zeroed within it, by `set_to_none=True`. What a replay gives has no graph of autograd. On a CPU, no part of
+            it may be compiled: where it or one of `modules` is, it runs eagerly.
+        modules: the networks that the step uses, all whose gradients anybody reads after it among them.
         eager_because: a reason never to record it.
-        warmup: calls that run eagerly before a call of the same kind is recorded.
+        warmup: calls that run eagerly before a call of the same kind is recorded, so that all state is made by then.
         most: recordings that are kept; calls of further kinds run eagerly, and `reason` says so.
     """
     return CapturedStep(step, modules, eager_because, warmup, most)
@@ -107,7 +107,7 @@ class CapturedStep:
         if full or self._calls[kind] < self._warmup:
             self._calls[kind] += 1
             return self._graphs.warm_up(step, tensors)
-        result, replay, reason = self._graphs.record(step, tensors)
+        result, replay, reason = self._graphs.record(step, tensors, self._modules)
         if replay is None:
             self._refusal = f"recording failed: {reason}"
             self._forget(())
@@ -125,22 +125,31 @@ class CapturedStep:
 
     def _structure_now(self) -> tuple:
         return tuple(
-            (id(module), module.training, getattr(module, "scroll", None), *map(_place, _tensors(module)))
+            (
+                id(module),
+                module.training,
+                getattr(module, "scroll", None),
+                *(_place(tensor, not module.training) for tensor in _tensors(module)),
+            )
             for own in self._modules
             for module in own.modules()
         )
 
 
 def _graphs_for(tensors: Iterable[Tensor]) -> Callable[[], Graphs]:
-    return OperatorGraphs if any(tensor.device.type == "cpu" for tensor in tensors) else CudaGraphs
+    return CudaGraphs if any(tensor.device.type == "cuda" for tensor in tensors) else OperatorGraphs
 
 
 def _tensors(module: nn.Module) -> Iterable[Tensor | None]:
     return *module._parameters.values(), *module._buffers.values()  # names and recursion would take their time
 
 
-def _place(tensor: Tensor | None) -> Hashable:
-    return tensor if tensor is None else (tensor.data_ptr(), tensor.requires_grad)
+def _place(tensor: Tensor | None, settled: bool) -> Hashable:
+    """Where it lies, and for what is frozen its values' version: something may be derived from them once and kept."""
+    if tensor is None:
+        return None
+    frozen = settled and not tensor.requires_grad and not tensor.is_inference()
+    return tensor.data_ptr(), tensor.requires_grad, tensor._version if frozen else None
 
 
 def _modes() -> tuple[Hashable, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimkern.graphs.operators import OperatorGraphs
 from slimkern.graphs.recorded import Recorded, Step
@@ -15,13 +16,13 @@ class LoggedGraphs(OperatorGraphs):
 
     log: list[str] = []  # noqa: RUF012 - shared on purpose, as a step makes new instances
 
-    def warm_up(self, step: Step, tensors: tuple[Tensor, ...]) -> Any:
+    def warm_up(self, step: Step, tensors: Sequence[Tensor]) -> Any:
         self.log.append("eager")
         return super().warm_up(step, tensors)
 
-    def record(self, step: Step, tensors: tuple[Tensor, ...]) -> Recorded:
-        self.log.append("recorded")
-        recorded = super().record(step, tensors)
+    def record(self, step: Step, tensors: Sequence[Tensor], modules: Sequence[nn.Module] = ()) -> Recorded:
+        recorded = super().record(step, tensors, modules)
+        self.log.append("recorded" if recorded.replay else "refused")
         replay = recorded.replay
         if replay is None:
             return recorded

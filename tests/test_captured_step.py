@@ -131,7 +131,7 @@ def test_a_graph_holds_for_the_switches_of_tf32() -> None:
 def test_a_step_that_cannot_be_recorded_runs_eagerly_and_says_why(
     log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: LoggedGraphs, step: Callable[..., Any], tensors: tuple[Tensor, ...]) -> Recorded:
+    def refuse(self: LoggedGraphs, step: Callable[..., Any], tensors: tuple[Tensor, ...], *_: Any) -> Recorded:
         return Recorded(step(*tensors), reason="operation not permitted when stream is capturing")
 
     monkeypatch.setattr(LoggedGraphs, "record", refuse)

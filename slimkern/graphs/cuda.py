@@ -37,7 +37,7 @@ class CudaGraphs:
         present.wait_stream(stream)
         return result
 
-    def record(self, step: Step, tensors: Sequence[Tensor]) -> Recorded:
+    def record(self, step: Step, tensors: Sequence[Tensor], modules: Sequence[nn.Module] = ()) -> Recorded:
         """Record one graph, which runs nothing, then replay it; run the step eagerly if that fails."""
         own = tuple(tensor.clone() for tensor in tensors)
         graph = torch.cuda.CUDAGraph()

@@ -37,9 +37,9 @@ class Graphs(Protocol):
         ...
 
     def warm_up(self, step: Step, tensors: Sequence[Tensor]) -> Any:
-        """Take the step eagerly, as recording needs it to have happened before; the result."""
+        """Take the step eagerly, in the way that lets recordings follow; the result."""
         ...
 
-    def record(self, step: Step, tensors: Sequence[Tensor]) -> Recorded:
-        """Take the step and record it; where it can't be recorded it has been taken all the same."""
+    def record(self, step: Step, tensors: Sequence[Tensor], modules: Sequence[nn.Module] = ()) -> Recorded:
+        """Take a step that uses these modules and record it; where it can't be, it has been taken all the same."""
         ...

@@ -69,7 +69,7 @@ def losses_of(step: TrainStep, launch: Launch | None = None, sizes: tuple[int, .
     return step.ring.read()[1]
 
 
-def taped(step: TrainStep) -> CapturedStep:
+def logged(step: TrainStep) -> CapturedStep:
     LoggedGraphs.log.clear()
     return CapturedStep(step, (step.net,), graphs=LoggedGraphs, warmup=1)
 
@@ -77,7 +77,7 @@ def taped(step: TrainStep) -> CapturedStep:
 @pytest.mark.parametrize("precision", TOLERANCE)
 def test_a_recorded_step_loses_what_an_eager_one_does(precision: str) -> None:
     eager, recorded = make_step(precision), make_step(precision)
-    launch = taped(recorded)
+    launch = logged(recorded)
     assert torch.equal(losses_of(eager), losses_of(recorded, launch))
     assert LoggedGraphs.log == ["eager", "recorded", *["replayed"] * (STEPS - 2)] and launch.reason is None
     for one, other in zip(eager.net.state_dict().values(), recorded.net.state_dict().values(), strict=True):
@@ -86,7 +86,7 @@ def test_a_recorded_step_loses_what_an_eager_one_does(precision: str) -> None:
 
 def test_recorded_steps_follow_the_learning_rate_and_shorter_batches() -> None:
     eager, recorded = make_step(), make_step()
-    launch = taped(recorded)
+    launch = logged(recorded)
     sizes = (8, 8, 5, 5, 8)
     for rate in (0.05, 0.005):
         for step, way in ((eager, eager), (recorded, launch)):
@@ -132,7 +132,7 @@ def test_weights_gradients_and_statistics_stay_float32(precision: str) -> None:
     assert {tensor.dtype for tensor in tensors} == {torch.float32, torch.int64}
 
 
-@pytest.mark.parametrize("launch", [None, taped], ids=["eager", "recorded"])
+@pytest.mark.parametrize("launch", [None, logged], ids=["eager", "recorded"])
 def test_recomputing_loses_the_same(launch: Callable[[TrainStep], Launch] | None) -> None:
     kept, again = make_step(), make_step(recompute=True)
     truth = losses_of(kept)

@@ -37,6 +37,14 @@ def trained(**changes: Any) -> Listener:
     return listener
 
 
+@cache
+def trained_eagerly(**changes: Any) -> Listener:
+    """The same by steps that go through their Python each time."""
+    listener = Listener()
+    train(replace(TINY, **changes), few_digits(), listener, eager=True)
+    return listener
+
+
 def trainer(**changes: Any) -> Trainer:
     return Trainer(replace(TINY, **changes), few_digits(), torch.device("cpu"))
 

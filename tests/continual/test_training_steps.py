@@ -14,7 +14,7 @@ from slimkern.continual.methods import METHODS, FineTuning, Method
 from slimkern.continual.step import TrainStep
 from slimkern.continual.training import train
 from tests.continual.few_digits import TINY, Listener, differences, few_digits, restored
-from tests.continual.test_training import trained
+from tests.continual.test_training import trained, trained_eagerly
 from tests.logged_graphs import LoggedGraphs
 
 EIGHT: dict[str, Any] = {"widths": (8.0,), "channels": 8, "widths_per_step": 3}
@@ -57,9 +57,9 @@ def test_a_run_of_recorded_steps_ends_where_an_eager_one_does(
     method: MethodName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, Any] = {"method": method, **({"exemplars": 20} if METHODS[method].needs_exemplars else {})}
-    eager, recorded = trained(**changes), Listener()
+    eager, recorded = trained_eagerly(**changes), Listener()
     LoggedGraphs.log.clear()
-    monkeypatch.setattr(training, "capture", taped)
+    monkeypatch.setattr(training, "capture", logged)
     train(replace(TINY, **changes), few_digits(), recorded)
     assert not differences(restored(eager.checkpoints[-1]), restored(recorded.checkpoints[-1]))
     # The last step of an epoch may be shorter: each task has up to two graphs, which end with it.
@@ -69,11 +69,11 @@ def test_a_run_of_recorded_steps_ends_where_an_eager_one_does(
 
 def test_a_method_may_refuse_to_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     LoggedGraphs.log.clear()
-    monkeypatch.setattr(training, "capture", taped)
+    monkeypatch.setattr(training, "capture", logged)
     monkeypatch.setattr(FineTuning, "eager_because", "it reads its loss back")
     train(TINY, few_digits())
     assert not LoggedGraphs.log
 
 
-def taped(step: TrainStep, *modules: Any, eager_because: str | None) -> CapturedStep:
+def logged(step: TrainStep, *modules: Any, eager_because: str | None) -> CapturedStep:
     return CapturedStep(step, modules, eager_because, warmup=1, graphs=LoggedGraphs)

@@ -117,14 +117,6 @@ def test_views_of_inputs_and_of_results_follow_them() -> None:
     assert replay(torch.full((2, 2), 2.0)).tolist() == [[3, 3], [12, 12]]
 
 
-def test_a_gradient_that_is_added_to_goes_on_growing() -> None:
-    weight = torch.ones(2, requires_grad=True)
-    weight.grad = torch.zeros(2)
-    replay = replay_of(lambda x: (x * weight).sum().backward(), torch.ones(2))
-    replay(torch.ones(2))
-    assert weight.grad.tolist() == [2, 2]
-
-
 def test_a_gradient_that_is_left_behind_is_the_replays_own() -> None:
     weight = torch.ones(2, requires_grad=True)
 
@@ -183,9 +175,32 @@ def test_neither_recording_nor_replaying_keeps_results() -> None:
         (lambda x: torch.equal(x, x), "depends on the values of tensors by aten.equal"),
         (lambda x: x.tolist(), "reads a tensor by tolist"),
         (lambda x: x.detach().numpy(), "reads a tensor by numpy"),
+        (lambda x: repr(x), "reads a tensor by __repr__"),
+        (lambda x: torch.tensor([x.sum(), x.mean()]), "reads a tensor by tensor"),
         (lambda x: torch.manual_seed(1), "sets the state of the random generator"),
+        (lambda x: x + torch.randn(3, generator=torch.Generator()), "takes a Generator"),
+        (lambda x: copy.deepcopy(x * 2), "takes a UntypedStorage"),
+        (lambda x: torch.eye(3).to_sparse() @ x, "tensors of layout torch.sparse_coo"),
+        (lambda x: nn.LSTM(3, 2)(x[None]), "depends on the mode of autograd"),
+        (lambda x: x.requires_grad_(), "asks for the gradient of a tensor that it is given"),
     ],
-    ids=["item", "bool", "mask", "nonzero", "equal", "tolist", "numpy", "seed"],
+    ids=[
+        "item",
+        "bool",
+        "mask",
+        "nonzero",
+        "equal",
+        "tolist",
+        "numpy",
+        "repr",
+        "tensor",
+        "seed",
+        "generator",
+        "storage",
+        "sparse",
+        "lstm",
+        "gradient",
+    ],
 )
 def test_a_step_that_python_decides_by_values_in_is_taken_but_not_recorded(
     read: Callable[[Tensor], Any], message: str
@@ -230,10 +245,17 @@ def test_tensors_elsewhere_and_subclasses_are_refused() -> None:
     assert "some are Parameter" in (graphs.refuses([nn.Parameter(torch.ones(1))]) or "")
 
 
-def test_inputs_may_share_memory_with_each_other_and_with_what_the_step_reads() -> None:
+def test_inputs_may_share_memory_with_what_the_step_reads() -> None:
     data = torch.arange(6.0)
-    replay = replay_of(lambda x, y: x + 10 * y + 100 * data[0], data[:2], data[:2])
-    assert replay(torch.ones(2), data[4:]).tolist() == [41, 51]
+    replay = replay_of(lambda x: x + 100 * data[0], data[:2])
+    data[0] = 1
+    assert replay(data[4:]).tolist() == [104, 105]
+
+
+def test_inputs_that_share_memory_with_each_other_are_refused() -> None:
+    x = torch.ones(4)
+    assert "some share their memory" in (OperatorGraphs().refuses([x, x[1:]]) or "")
+    assert "conjugated or negated" in (OperatorGraphs().refuses([torch.ones(1, dtype=torch.complex64).conj()]) or "")
 
 
 def test_inputs_are_changed_in_place_by_the_recorded_call_too() -> None:
@@ -273,3 +295,52 @@ def test_a_step_of_inference_mode() -> None:
             x = torch.randn(4, 3)
             assert torch.equal(step(x), net(x))
     assert step.recorded == 1 and step.reason is None
+
+
+def test_what_was_cast_before_in_the_same_context_is_cast_again() -> None:
+    layer = nn.Linear(2, 2, bias=False)
+    launch = sk.capture(lambda x: layer(x).sum().detach(), layer)
+    for value in range(1, 4):
+        with torch.no_grad():
+            layer.weight.fill_(value)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert [float(launch(torch.ones(1, 2))) for _ in range(3)] == [4 * value] * 3
+
+
+def test_conjugated_views_are_told_apart() -> None:
+    replay = replay_of(lambda x: x.conj() * 2 + x, torch.ones(2, dtype=torch.complex64))
+    assert replay(torch.full((2,), 1 + 1j)).tolist() == [3 - 1j] * 2
+
+
+def test_a_step_that_makes_its_state_while_it_is_recorded_is_refused() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.SGD([weight], 0.1, momentum=0.9)
+
+    def step(x: Tensor) -> None:
+        optimiser.zero_grad()
+        (x * weight).sum().backward()
+        optimiser.step()
+
+    launch = sk.capture(step, warmup=0)
+    launch(torch.ones(2))
+    assert "keeps a tensor that it makes" in (launch.reason or "")
+    later = sk.capture(step, warmup=1)
+    for _ in range(3):
+        later(torch.ones(2))
+    assert later.recorded == 1 and later.reason is None
+
+
+def test_what_is_derived_from_frozen_weights_is_derived_anew() -> None:
+    layer = nn.Linear(1, 1, bias=False).eval().requires_grad_(False)
+    kept: dict[int, Tensor] = {}
+
+    def step(x: Tensor) -> Tensor:
+        version = layer.weight._version
+        if version not in kept:
+            kept[version] = layer.weight * 2
+        return x * kept[version]
+
+    launch = sk.capture(step, layer, warmup=1)
+    for value in (1.0, 5.0):
+        layer.weight.fill_(value)
+        assert [float(launch(torch.ones(1, 1))) for _ in range(3)] == [2 * value] * 3

@@ -38,7 +38,8 @@ def kept(conv: nn.Conv2d, norm: nn.BatchNorm2d, form: str, make: Callable[[], Fo
     """What `make` gave for these two and this form of result, and gives anew once a tensor of theirs has changed."""
     # From the dictionaries, as a module looks names up slowly and every convolution comes here in every step.
     sources = (*conv._parameters.values(), *norm._parameters.values(), *norm._buffers.values())
-    state = (form, *(number for own in sources if own is not None for number in (own.data_ptr(), own._version)))
+    versions = ((own.untyped_storage()._cdata, own._version) for own in sources if own is not None)
+    state = (form, norm.eps, *versions)
     found = _KEPT.get(conv)
     if found is None or found[0] != state:
         found = _KEPT[conv] = state, make()

@@ -45,7 +45,7 @@ def frozen_blocks(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 def frozen_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor, added: Tensor | None = None) -> Tensor:
     """max(norm(conv(x)) + added, 0), the batch norm in evaluation mode; see `serves`."""
-    if conv.groups == 1 and winograd.pays(conv.weight, conv.stride, conv.padding, conv.dilation):
+    if conv.groups == 1 and len(x) and winograd.pays(conv.weight, conv.stride, conv.padding, conv.dilation):
         factors, bias = kept(conv, norm, "as Winograd computes", lambda: _transformed(fold(conv, norm)))
         return winograd.convolved_and_rectified(x, factors, bias, added)
     geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
@@ -68,7 +68,7 @@ def _packed(pair: Folded, geometry: tuple, image: Sequence[int]) -> Folded:
 
 
 def _is_settled(module: nn.Module) -> bool:
-    if module.training:
+    if module.training or getattr(module, "padding_mode", "zeros") != "zeros":
         return False
     if not torch.is_grad_enabled():
         return True

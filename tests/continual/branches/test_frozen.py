@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimkern.continual.branches.frozen import serves
+from slimkern.continual.branches.frozen import frozen_convolution, serves
 from slimkern.continual.branches.grouped import base_maps, grouped
 from slimkern.models.branching_resnet import BaseLayer, ExpandLayer
 from slimkern.ops import native, winograd
@@ -81,3 +81,21 @@ def test_what_learns_or_computes_otherwise_is_not_served() -> None:
     branch.blocks[2].train()
     assert not serves(branch.modules(), x)
     assert not serves([nn.BatchNorm2d(3)], x)
+
+
+def test_empty_batches_and_another_eps_are_heeded() -> None:
+    conv, norm = nn.Conv2d(64, 64, 3, padding=1, bias=False), lively(nn.BatchNorm2d(64))
+    norm.eval()
+    x = torch.randn(2, 64, 5, 5)
+    with torch.no_grad():
+        assert frozen_convolution(conv, norm, x[:0]).shape == (0, 64, 5, 5)
+        before = frozen_convolution(conv, norm, x)
+        norm.eps = 1.0
+        after = frozen_convolution(conv, norm, x)
+        assert not torch.allclose(before, after)
+        assert_alike(after, norm(conv(x)).relu())
+
+
+def test_padding_by_other_than_zeros_is_not_served() -> None:
+    circular = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular").eval().requires_grad_(False)
+    assert not serves([circular], torch.randn(1, 3, 5, 5))
