@@ -123,7 +123,7 @@ class Recorder(TorchDispatchMode):
     def _check(self, func: Any, args: Sequence[Any]) -> None:
         if _depends_on_values(func, args):
             self.refuse(f"the step depends on the values of tensors by {func}")
-        if func.namespace == "c10d" or func.namespace.startswith("_c10d"):
+        if func.namespace.startswith(("c10d", "_c10d")):
             self.refuse("several processes exchange tensors")
         if func in _OF_THE_MODE:
             self.refuse(f"{func} depends on the mode of autograd")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from slimkern.ops import native
+from slimkern.ops.convolution import packed
 
 _WORTH_IT = 64
 """Channels from which on fewer multiplications make up for the transforms."""
@@ -53,11 +54,7 @@ def convolved_and_rectified(images: Tensor, factors: Tensor, bias: Tensor, added
         [N, C_out, H, W], channels-last. A NaN stays one.
     """
     count, _, height, width = images.shape
-    spread = torch.ops.slimkern_native.winograd_scatter(_packed(images))
+    spread = torch.ops.slimkern_native.winograd_scatter(packed(images))
     products = torch.bmm(spread, factors)
-    summand = None if added is None else _packed(added)
+    summand = None if added is None else packed(added)
     return torch.ops.slimkern_native.winograd_gather(products, bias, summand, count, height, width)
-
-
-def _packed(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)

@@ -30,18 +30,10 @@ every_method = pytest.mark.parametrize("method", PARTS)
 
 
 @cache
-def trained(**changes: Any) -> Listener:
+def trained(eager: bool = False, **changes: Any) -> Listener:
     """What an unbroken tiny run tells."""
     listener = Listener()
-    train(replace(TINY, **changes), few_digits(), listener)
-    return listener
-
-
-@cache
-def trained_eagerly(**changes: Any) -> Listener:
-    """The same by steps that go through their Python each time."""
-    listener = Listener()
-    train(replace(TINY, **changes), few_digits(), listener, eager=True)
+    train(replace(TINY, **changes), few_digits(), listener, eager=eager)
     return listener
 
 

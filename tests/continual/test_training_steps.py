@@ -14,7 +14,7 @@ from slimkern.continual.methods import METHODS, FineTuning, Method
 from slimkern.continual.step import TrainStep
 from slimkern.continual.training import train
 from tests.continual.few_digits import TINY, Listener, differences, few_digits, restored
-from tests.continual.test_training import trained, trained_eagerly
+from tests.continual.test_training import trained
 from tests.logged_graphs import LoggedGraphs
 
 EIGHT: dict[str, Any] = {"widths": (8.0,), "channels": 8, "widths_per_step": 3}
@@ -57,7 +57,7 @@ def test_a_run_of_recorded_steps_ends_where_an_eager_one_does(
     method: MethodName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: dict[str, Any] = {"method": method, **({"exemplars": 20} if METHODS[method].needs_exemplars else {})}
-    eager, recorded = trained_eagerly(**changes), Listener()
+    eager, recorded = trained(eager=True, **changes), Listener()
     LoggedGraphs.log.clear()
     monkeypatch.setattr(training, "capture", logged)
     train(replace(TINY, **changes), few_digits(), recorded)
