@@ -177,7 +177,7 @@ def main() -> None:
         torch.backends.cudnn.benchmark = True
         tuner = Tuner(torch.device("cuda", torch.cuda.current_device()), SHIPPED if options.ship else None)
     for experiment in experiments:
-        finish(list(EXPERIMENTS[experiment](options, tuner)), options)
+        finish(EXPERIMENTS[experiment](options, tuner), options)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import torch
 from floors import Machine, step_floor
 from rows import FEWEST, Row, finish, in_turns, left_out, parser, percentiles, ratios, row
 from steps import DTYPES, KINDS, Training, steps
@@ -90,6 +91,8 @@ def measure(options: argparse.Namespace, batch: int, precision: str) -> list[Row
     case = {"batch": batch, "precision": precision, "widths": options.widths, "scroll": options.scroll}
     if options.channels != 64:
         case["channels"] = options.channels
+    if options.tune:
+        case["tuned"] = True
     result = []
     for name, seconds in times.items():
         middle, (_, launches, peak) = statistics.median(seconds), made[name]
@@ -121,8 +124,14 @@ def main() -> None:
     options.add_argument(
         "--skip", nargs="+", choices=("eager", "compiled", "captured"), default=[], help="ways to leave out"
     )
+    options.add_argument(
+        "--tune",
+        action="store_true",
+        help="torch.backends.cudnn.benchmark: try what is fastest",
+    )
     arguments = options.parse_args()
     on_gpu = arguments.device == "cuda"
+    torch.backends.cudnn.benchmark = arguments.tune
     keep_freed_memory()  # as the trainer does on a CPU; all gain by it
     for precision in arguments.precisions or (["bf16", "tf32", "fp16", "fp32"] if on_gpu else ["fp32", "bf16"]):
         for batch in arguments.batches or ([64, 128, 256] if on_gpu else [64]):

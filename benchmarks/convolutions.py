@@ -45,9 +45,9 @@ for channels, side in ((64, 32), (128, 16), (256, 8)):
 
 
 class Work:
-    """Tensors of a layer at four widths, and the calls of each contender."""
+    """Tensors of a layer at four widths, scrolled by so many blocks, and the calls of each contender."""
 
-    def __init__(self, layer: Layer, batch: int, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, layer: Layer, batch: int, dtype: torch.dtype, device: str, scroll: int = SCROLL) -> None:
         self.layer = layer
         self.stem = layer.inputs == 3
         padding = layer.kernel // 2
@@ -65,7 +65,7 @@ class Work:
         self.grads = [packed(batch, count, *result) for count in self.outputs]
         self.weight = packed(layer.outputs, layer.inputs, layer.kernel, layer.kernel)
         self.master = self.weight.float()
-        self.offsets = (layer.outputs * SCROLL // 4, 0 if self.stem else layer.inputs * SCROLL // 4)
+        self.offsets = (layer.outputs * scroll // 4, 0 if self.stem else layer.inputs * scroll // 4)
         self.inputs_of = self.inputs * (len(SHARES) // len(self.inputs))
         self.parts = self.pack()
 
@@ -73,23 +73,23 @@ class Work:
         """A call a slab; a stem is computed once, as slimkern's plain torch backend does."""
         if not self.stem:
             arguments = zip(self.slabs, self.grads, self.parts, strict=True)
-            return [partial(self._convolve, operation, *each) for each in arguments]
+            return [partial(self.convolve, operation, *each) for each in arguments]
 
         def stem() -> None:
             if operation == "forward":
-                whole = self._convolve(operation, self.slabs[0], None, self.parts[-1])
+                whole = self.convolve(operation, self.slabs[0], None, self.parts[-1])
                 for outputs in self.outputs[:-1]:
                     whole[:, :outputs].clone(memory_format=torch.channels_last)
             else:
-                self._convolve(operation, self.slabs[0], sum_of_prefixes(self.grads, axis=1), self.parts[-1])
+                self.convolve(operation, self.slabs[0], sum_of_prefixes(self.grads, axis=1), self.parts[-1])
 
         return [stem]
 
     def plain(self, operation: str) -> Call:
         """The widest slab alone."""
-        return partial(self._convolve, operation, self.slabs[-1], self.grads[-1], self.parts[-1])
+        return partial(self.convolve, operation, self.slabs[-1], self.grads[-1], self.parts[-1])
 
-    def _convolve(self, operation: str, slab: Tensor, grad: Tensor | None, weight: Tensor) -> Tensor:
+    def convolve(self, operation: str, slab: Tensor, grad: Tensor | None, weight: Tensor) -> Tensor:
         _, stride, padding, dilation = self.geometry
         if operation == "forward":
             return F.conv2d(slab, weight, None, stride, padding, dilation)

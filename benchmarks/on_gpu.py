@@ -1,10 +1,13 @@
-"""All that needs a GPU: build, tests/gpu, compute-sanitizer, benchmarks.
+"""All that is worth knowing of a GPU, the most telling first, within so many seconds. `make gpu` runs this.
 
-    python benchmarks/on_gpu.py [--skip sanitizer] [--only tests]
+    python benchmarks/on_gpu.py [--seconds 460] [--out DIR]    # the campaign; the same line again goes on with it
+    python benchmarks/on_gpu.py --only step tests              # some of its steps; --again, though they ended before
+    python benchmarks/on_gpu.py --rehearse                     # tiny shapes and stand-ins, on a CPU
+    python benchmarks/on_gpu.py --carry                        # compile beforehand what travels to a machine with a GPU
+    python benchmarks/on_gpu.py import DIR                     # its rows into benchmarks/results, its choices into the package
 
-`make gpu` calls it; it needs no more than a Python with torch, Triton and pytest, so it also runs from a plain checkout
-on a machine that can install nothing. Each part that fails or can't run is told at the end and sets the exit status.
-Rows of the benchmarks go to benchmarks/results/<gpu>.json, with versions and commit.
+Each step is a process of its own with a limit of its own; one that dies or hangs is recorded, and the next one begins.
+What a step learns is in the folder the moment it is known: see `campaign/runner.py` for its files. `page.md` sums up.
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ import argparse
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from campaign.carry import carry, unpack
+from campaign.page import read_lines, write_page
+from campaign.runner import Ending, Journal, run
+from campaign.schedule import SCHEDULES
+
 ROOT = Path(__file__).resolve().parents[1]
-SANITIZED = "float32 or bfloat16"
-"""What compute-sanitizer runs of tests/gpu: every kernel, of 32 and of 16 bits."""
+CARRIED = ROOT / "build" / "carried"
+OUT = ROOT / "build" / "campaign"
 
 
 def why_not() -> str | None:
@@ -37,79 +42,78 @@ def why_not() -> str | None:
     return None
 
 
-def build() -> str | None:
-    """Compile the native core in place; why it failed, or None."""
-    return _run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], SLIMKERN_BUILD="auto")
+def campaign(options: argparse.Namespace) -> int:
+    """Run it; 0 if every step has passed."""
+    folder = options.out.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = SCHEDULES["rehearsal" if options.rehearse else "gpu"](folder)
+    if unknown := set(options.only or ()) - {step.name for step in steps}:
+        print(
+            f"no such steps: {', '.join(sorted(unknown))}; there are {', '.join(s.name for s in steps)}",
+            file=sys.stderr,
+        )
+        return 2
+    chosen = [step for step in steps if not options.only or step.name in options.only]
+    if options.again:
+        journal = Journal(folder)
+        for step in chosen:
+            journal.add(Ending(step.name, "no time", None, 0.0))
+    variables = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONUNBUFFERED": "1",
+        "SLIMKERN_ROWS": str(folder / "rows.jsonl"),
+        "XDG_CACHE_HOME": str(folder),  # where the tuner keeps what it measures
+        **unpack(options.carried),
+    }
+    endings = run(chosen, folder, options.seconds, variables, lambda now: write_page(folder, steps, now))
+    print(write_page(folder, steps, endings).read_text(encoding="utf-8"))
+    return int(any(endings[step.name].status != "passed" for step in chosen))
 
 
-def tests() -> str | None:
-    """tests/gpu."""
-    if importlib.util.find_spec("pytest") is None:
-        return "pytest is not installed"
-    return _run([sys.executable, "-m", "pytest", "-q", "tests/gpu"])
+def import_folder(folder: Path) -> list[Path]:
+    """Put the rows of a campaign into benchmarks/results, and its choices into the package.
 
+    Raises:
+        FileNotFoundError: the folder holds no rows.
+    """
+    import rows
 
-def sanitizer() -> str | None:
-    """memcheck and racecheck over two dtypes of tests/gpu."""
-    tool = sanitizer_path()
-    if tool is None:
-        return "there is no compute-sanitizer (looked in PATH and in CUDA_HOME/bin); CUDA's toolkit brings it"
-    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "tests/gpu", "-k", SANITIZED]
-    for check in ("memcheck", "racecheck"):
-        command = [tool, "--tool", check, "--error-exitcode", "99", "--target-processes", "all", *pytest]
-        # Without PyTorch's cache every tensor is an allocation of its own, whose ends are watched.
-        if reason := _run(command, PYTORCH_NO_CUDA_MEMORY_CACHING="1"):
-            return f"{check}: {reason}"
-    return None
-
-
-def benchmarks() -> str | None:
-    """Every benchmark; those that measure a CPU say so."""
-    failed = []
-    for path in sorted((ROOT / "benchmarks").glob("bench_*.py")):
-        reason = _run([sys.executable, str(path), "--device", "cuda", "--save"])
-        failed += [f"{path.name}: {reason}"] if reason else []
-    return "; ".join(failed) or None
-
-
-PARTS: Mapping[str, Callable[[], str | None]] = {
-    "build": build,
-    "tests": tests,
-    "sanitizer": sanitizer,
-    "benchmarks": benchmarks,
-}
-
-
-def sanitizer_path() -> str | None:
-    """Where compute-sanitizer is."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    places = ["compute-sanitizer", *(f"{home}/bin/compute-sanitizer" for home in homes if home)]
-    return next(filter(None, map(shutil.which, places)), None)
-
-
-def _run(command: list[str], **variables: str) -> str | None:
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    status = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path, **variables}).returncode
-    return f"exit status {status}" if status else None
+    if not (measured := read_lines(folder / "rows.jsonl")):
+        raise FileNotFoundError(f"{folder} holds no rows.jsonl with rows in it")
+    written = rows.save(measured)
+    for table in (folder / "slimkern").glob("choices-*.json"):
+        written.append(Path(shutil.copy(table, ROOT / "slimkern" / "kernels" / "choices.json")))
+    return written
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
-    options.add_argument("--skip", nargs="+", choices=PARTS, default=[], help="parts to leave out")
+    options.add_argument("action", nargs="?", choices=("run", "import"), default="run")
+    options.add_argument("folder", nargs="?", type=Path, help="of a campaign, for import")
+    options.add_argument("--seconds", type=float, default=460.0, help="for all of it")
+    options.add_argument("--out", type=Path, default=OUT, help="folder of the campaign")
+    options.add_argument("--only", nargs="+", help="names of the steps to run")
+    options.add_argument("--again", action="store_true", help="run them though they ended before")
+    options.add_argument("--rehearse", action="store_true", help="on a CPU, with tiny shapes and stand-ins")
+    options.add_argument("--carry", action="store_true", help="fill the folder --carried, and end")
+    options.add_argument("--carried", type=Path, default=CARRIED, help="folder of what was compiled beforehand")
     arguments = options.parse_args()
-    if reason := why_not():
+    if arguments.action == "import":
+        if arguments.folder is None:
+            options.error("import takes the folder of a campaign")
+        try:
+            print("Written:", *import_folder(arguments.folder), sep="\n  ")
+        except FileNotFoundError as error:
+            print(error, file=sys.stderr)
+            return 2
+        return 0
+    if arguments.carry:
+        carry(arguments.carried)
+        return 0
+    if not arguments.rehearse and (reason := why_not()):
         print(f"there is nothing to do without a GPU: {reason}", file=sys.stderr)
         return 2
-    outcomes = {}
-    for name in (name for name in PARTS if name in arguments.only and name not in arguments.skip):
-        print(f"\n== {name}", flush=True)
-        began = time.monotonic()
-        outcomes[name] = (PARTS[name](), time.monotonic() - began)
-    print()
-    for name, (reason, seconds) in outcomes.items():
-        print(f"{name}: {reason or 'passed'} ({seconds:.0f} s)")
-    return int(any(reason for reason, _ in outcomes.values()))
+    return campaign(arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ A row is an object with
 - `figures`, whatever else was measured or follows from it, by name and unit;
 - `device`, `versions`, `commit`, `clock_mhz` and `measured`, the time in UTC.
 
-`results/<device>.json` holds the newest row of each benchmark, case and name on that device.
+`results/<device>.json` holds the newest row of each benchmark, case and name on that device. While a benchmark runs, each
+row is also added to the file that `SLIMKERN_ROWS` names, a line of JSON a row, so that one that is killed keeps what it
+has measured.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ import slimkern
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+STREAM = "SLIMKERN_ROWS"
+"""Environment variable that names the file which rows are added to as they come."""
 Row = dict[str, Any]
 Times = dict[str, list[float]]
 FEWEST = 3
@@ -211,11 +215,22 @@ def left_out(what: str, reason: object) -> None:
     print(f"left out: {what}: {reason}", file=sys.stderr, flush=True)
 
 
-def finish(rows: Sequence[Row], options: argparse.Namespace) -> None:
-    """Print rows, and save them where `--save` asks for it."""
-    show(rows)
+def finish(rows: Iterable[Row], options: argparse.Namespace) -> None:
+    """Print rows and add each to the file of `STREAM` as they come; save them all where `--save` asks for it."""
+    kept = []
+    for measured in rows:
+        show([measured])
+        stream(measured)
+        kept.append(measured)
     if options.save:
-        print("Written:", *save(rows), sep="\n  ")
+        print("Written:", *save(kept), sep="\n  ")
+
+
+def stream(measured: Row) -> None:
+    """Add a row to the file that `SLIMKERN_ROWS` names, if it does."""
+    if path := os.environ.get(STREAM):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(measured, ensure_ascii=False) + "\n")
 
 
 def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repetitions: int = 30, budget: float = 5.0) -> float:

@@ -1,0 +1,84 @@
+"""The kernels of a training step, what each took and how often it ran: of slimkern, and of what it is measured against.
+
+    python benchmarks/bench_step_kernels.py [--batch 64] [--precision bf16] [--scroll 0] [--steps "plain, captured"]
+
+On a GPU the kernels of captured steps, on a CPU the operators of eager ones. `--save` keeps the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+from profiled import recording
+from rows import Row, finish, left_out, parser, row
+from steps import DTYPES, KINDS, Training, steps
+
+from slimkern.continual.precision import tensor_float_32
+
+DEFAULT = {
+    "cuda": (
+        "plain, captured",
+        "passes, captured on streams",
+        "slimkern torch, captured",
+        "slimkern native, captured",
+        "slimkern triton, captured",
+    ),
+    "cpu": ("plain, eager", "slimkern native, eager"),
+}
+LONGEST_NAME = 160
+
+
+def kernels(name: str, step: Training, options: argparse.Namespace) -> Iterator[Row]:
+    """A row a kernel, the longest first, and one of all of them."""
+    on_gpu = options.device == "cuda"
+    for _ in range(4):
+        step()
+    with recording(options.device) as seen:
+        for _ in range(options.repetitions):
+            step()
+        if on_gpu:
+            torch.cuda.synchronize()
+    spent: dict[str, tuple[float, int]] = {}
+    for event in seen.key_averages():
+        if on_gpu and event.device_type != torch.autograd.DeviceType.CUDA:
+            continue
+        seconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        spent[event.key] = seconds / 1e6 / options.repetitions, event.count
+    case = {"step": name, "batch": options.batch, "precision": options.precision, "scroll": options.scroll}
+    total, count = sum(seconds for seconds, _ in spent.values()), sum(count for _, count in spent.values())
+    spent = dict(sorted(spent.items(), key=lambda item: -item[1][0])) | {"all": (total, count)}
+    for kernel, (seconds, times) in spent.items():
+        figures = {"launches": times / options.repetitions, "share": seconds / total}
+        yield row("step_kernels", case, kernel[:LONGEST_NAME], [seconds], figures, options.device)
+
+
+def main() -> None:
+    options = parser(__doc__, 5)
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--precision", choices=DTYPES, default="bf16")
+    options.add_argument("--scroll", type=int, default=0)
+    options.add_argument("--widths", type=int, default=4)
+    options.add_argument("--channels", type=int, default=64, help="of the first stage")
+    options.add_argument("--steps", nargs="+", help="their names, as benchmarks/bench_training_step.py prints them")
+    options.add_argument("--tune", action="store_true", help="torch.backends.cudnn.benchmark")
+    arguments = options.parse_args()
+    arguments.only, arguments.skip = KINDS, ["compiled"]
+    torch.backends.cudnn.benchmark = arguments.tune
+    with tensor_float_32(arguments.precision):
+        known = dict(steps(arguments, arguments.batch, arguments.precision))
+        for name in arguments.steps or DEFAULT[arguments.device]:
+            if name not in known:
+                left_out(name, f"no such step; there are {', '.join(known)}")
+                continue
+            try:
+                step = known[name]()
+                step.select()
+                finish(kernels(name, step, arguments), arguments)
+            except RuntimeError as error:
+                left_out(name, str(error).partition("\n")[0])
+
+
+if __name__ == "__main__":
+    main()

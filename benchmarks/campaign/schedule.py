@@ -1,0 +1,137 @@
+"""What is asked of a GPU, the most telling first; and the same with tiny shapes and stand-ins, for a machine without one."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from campaign.runner import Step
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNELS = "gather|sum_pixels|sum_boxes|add_partial_sums|_kernel"
+"""Of our kernels' names, as sanitizer and profiler filter them."""
+CHECKED_FOR_MEMORY = "bfloat16 and (narrow_32x32 or odd_33x33_stride_2 or stem or biased_dilated) or residual"
+"""What the sanitizer runs of tests/gpu: some of each kernel. Captured tests don't run under it."""
+WITHOUT_CAPTURES = "not captured and not graph and not replay and not stream"
+HEAVIEST = "gather|sum_boxes|sum_pixels|differentiate|normalise"
+
+
+def on_gpu(folder: Path) -> list[Step]:
+    """The steps for a machine with a GPU; `folder` is the campaign's."""
+    step_of = [*_bench("training_step"), "--batches", "64", "--precisions", "bf16", "--skip", "compiled"]
+    quick = ["--repetitions", "8", "--budget", "12"]
+    kernels = [*_bench("step_kernels"), "--repetitions", "3"]
+    return [
+        Step("build", "does the native core compile from its sources here", _build(), 150, beside=True),
+        Step("machine", "versions, clocks, copies, products, launches", _shell(_MACHINE), 40),
+        Step("kernels", "is every configuration right on ResNet-18's shapes", _check(folder), 75),
+        Step("step", "the step at scroll 0, nothing tuned", [*step_of, *quick], 60),
+        Step("tests", "tests/gpu in twelve processes", _tests("-n", "12"), 130),
+        Step("tuned-step", "the step at scroll 0, tuned", [*step_of, *quick, "--tune"], 110),
+        Step("step-kernels", "what each kernel of a step takes", [*kernels, "--tune"], 50),
+        Step("tuned-step-scrolled", "the step at scroll 1, tuned", [*step_of, *quick, "--tune", "--scroll", "1"], 80),
+        Step("memory", "memcheck of our kernels", _memcheck(), 75),
+        Step("counters", "what limits the heaviest kernels", _counters(), 45),
+        Step("operators", "batch norm, packing and heads by themselves", _operators(), 60),
+        Step("layers", "each layer and pass by all contenders", [*_bench("scroll_conv2d"), "--batch", "64",
+             "--experiment", "layers", "--repetitions", "10"], 120),
+        Step("run", "one task as the paper trains it", [*_bench("run"), "--precisions", "bf16"], 60),
+    ]  # fmt: skip
+
+
+def rehearsal(folder: Path) -> list[Step]:
+    """The same steps on a CPU: little of everything, and stand-ins for what only a GPU has."""
+    few = ["--device", "cpu", "--repetitions", "1", "--budget", "5"]
+    small = [*few, "--channels", "32"]
+    check = [*_python("check_scroll_conv2d.py"), "--device", "cpu", "--batch", "1", "--kinds", "ieee", "--scrolls", "1"]
+    check += ["--shrink", "8", "--layers", "2", "--processes", "1", "--silence", "120", "--out", str(_checks(folder))]
+    stand_in = "stands in for what only a GPU has"
+    step_of = [
+        *_bench("training_step"),
+        *small,
+        "--batches",
+        "2",
+        "--precisions",
+        "fp32",
+        "--only",
+        "plain",
+        "slimkern",
+    ]
+    return [
+        Step("build", "stands in for the compilers", [sys.executable, "-c", "print('compiled')"], 60, beside=True),
+        Step("machine", "copies, products, launches", [*_bench("machine"), *few], 120),
+        Step("kernels", "one layer in Triton's interpreter", check, 300, {"TRITON_INTERPRET": "1"}),
+        Step("step", "the step", [*step_of, "--skip", "compiled", "captured"], 300),
+        Step("tests", "tests/gpu, which skip", _tests(), 300),
+        Step("step-kernels", "the operators of a step", [*_bench("step_kernels"), *small, "--batch", "2",
+             "--precision", "fp32", "--steps", "plain, eager"], 120),
+        Step("memory", stand_in, [sys.executable, "-c", "print('no errors')"], 60),
+    ]  # fmt: skip
+
+
+SCHEDULES: dict[str, Callable[[Path], list[Step]]] = {"gpu": on_gpu, "rehearsal": rehearsal}
+
+_INFO = "from slimkern.info import describe; print(describe())"  # without the command line, which wants an extra
+_MACHINE = f"nvidia-smi; {{python}} -c '{_INFO}'; {{python}} benchmarks/bench_machine.py"
+
+
+def _python(script: str) -> list[str]:
+    return [sys.executable, str(ROOT / "benchmarks" / script)]
+
+
+def _bench(name: str) -> list[str]:
+    return _python(f"bench_{name}.py")
+
+
+def _shell(line: str) -> list[str]:
+    return ["bash", "-c", f"cd {ROOT} && {line.format(python=sys.executable)}"]
+
+
+def _checks(folder: Path) -> Path:
+    return folder / "checks.jsonl"
+
+
+def _check(folder: Path) -> list[str]:
+    return [*_python("check_scroll_conv2d.py"), "--out", str(_checks(folder))]
+
+
+def _tests(*options: str) -> list[str]:
+    parallel = [*options, "--timeout", "60"] if options else []
+    return [sys.executable, "-m", "pytest", "-q", "-rfE", "--rootdir", str(ROOT), "-p", "no:cacheprovider", *parallel,
+            str(ROOT / "tests" / "gpu")]  # fmt: skip
+
+
+def _build() -> list[str]:
+    """Compile a copy of the sources, beside what is installed."""
+    return _shell(
+        "copy=$(mktemp -d) && cp -r building csrc slimkern pyproject.toml setup.py README.md LICENSE MANIFEST.in $copy && "
+        "cd $copy && rm -f slimkern/*.so && SLIMKERN_BUILD=cuda MAX_JOBS=4 {python} setup.py -q build_ext --inplace && "
+        "PYTHONPATH=$copy {python} -c 'from slimkern.ops import native; print(native.why_unavailable(\"cuda\"))' && "
+        "ls -l slimkern/*.so"
+    )
+
+
+def sanitizer() -> str:
+    """The program that checks memory accesses, by the name that works here."""
+    return shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+
+
+def _memcheck() -> list[str]:
+    tests = [*_tests(), "-k", f"({CHECKED_FOR_MEMORY}) and {WITHOUT_CAPTURES}"]
+    return [sanitizer(), "--tool", "memcheck", "--kernel-regex", f"kns={KERNELS}", "--error-exitcode", "99", *tests]
+
+
+def _counters() -> list[str]:
+    profiler = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
+    step = [*_bench("step_kernels"), "--steps", "slimkern triton, eager", "--repetitions", "1", "--tune"]
+    return [profiler, "--clock-control", "none", "--kernel-name", f"regex:{HEAVIEST}", "--launch-skip", "240",
+            "--launch-count", "60", "--section", "SpeedOfLight", "--section", "Occupancy", "--section", "LaunchStats",
+            "--csv", "--page", "raw", *step]  # fmt: skip
+
+
+def _operators() -> list[str]:
+    scripts = ("switchable_batch_norm", "pack_weights", "ragged_head")
+    runs = "; ".join(f"{{python}} benchmarks/bench_{name}.py --dtype bfloat16 --budget 12" for name in scripts)
+    return _shell(runs)
