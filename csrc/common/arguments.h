@@ -8,6 +8,8 @@
 #include <optional>
 #include <vector>
 
+#include "common/libtorch_calls.h"
+
 namespace slimkern {
 
 using torch::headeronly::ScalarType;
@@ -110,10 +112,10 @@ inline void check_backward(const std::vector<Tensor>& grads, const std::vector<T
 inline Tensor empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, torch::headeronly::IntHeaderOnlyArrayRef strides,
                     int32_t dtype, const Tensor& like) {
   int32_t device = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  check_call("aoti_torch_get_device_type", aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype, device,
-                                                         like.get_device_index(), &made));
+  check_call("aoti_torch_empty_strided", aoti_torch_empty_strided(sizes.size(), sizes.data(), strides.data(), dtype,
+                                                                  device, like.get_device_index(), &made));
   return Tensor(made);
 }
 
@@ -123,7 +125,7 @@ inline Tensor statistics_like(const std::vector<Tensor>& slabs) {
 
 inline std::vector<Tensor> empty_like(const std::vector<Tensor>& slabs) {
   int32_t dtype = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(slabs[0].get(), &dtype));
+  check_call("aoti_torch_get_dtype", aoti_torch_get_dtype(slabs[0].get(), &dtype));
   std::vector<Tensor> result;
   result.reserve(slabs.size());
   for (const Tensor& slab : slabs) result.push_back(empty(slab.sizes(), slab.strides(), dtype, slab));

@@ -6,13 +6,16 @@
 
 #include <cstdint>
 
+#include "common/libtorch_calls.h"
+
 namespace slimkern::cuda {
 
 using torch::stable::accelerator::DeviceGuard;
 
 inline cudaStream_t current_stream(const torch::stable::Tensor& tensor) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  check_call("aoti_torch_get_current_cuda_stream",
+             aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
   return static_cast<cudaStream_t>(stream);
 }
 
