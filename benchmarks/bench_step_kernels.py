@@ -31,10 +31,12 @@ LONGEST_NAME = 160
 
 
 def kernels(name: str, step: Training, options: argparse.Namespace) -> Iterator[Row]:
-    """A row a kernel, the longest first, and one of all of them."""
+    """A row a kernel, the longest first, and one of all of them; none without repetitions, for other profilers."""
     on_gpu = options.device == "cuda"
     for _ in range(4):
         step()
+    if not options.repetitions:
+        return
     with recording(options.device) as seen:
         for _ in range(options.repetitions):
             step()

@@ -1,4 +1,4 @@
-"""Whether every configuration of the Triton kernels is right on the shapes of ResNet-18: beside float64, twice, in a graph.
+"""Whether every configuration of the Triton kernels is right on the shapes of ResNet-18.
 
     python benchmarks/check_scroll_conv2d.py [--batch 64] [--kinds bfloat16 tf32] [--scrolls 0 1] [--out FILE]
 

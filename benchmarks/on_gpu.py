@@ -3,8 +3,8 @@
     python benchmarks/on_gpu.py [--seconds 460] [--out DIR]    # the campaign; the same line again goes on with it
     python benchmarks/on_gpu.py --only step tests              # some of its steps; --again, though they ended before
     python benchmarks/on_gpu.py --rehearse                     # tiny shapes and stand-ins, on a CPU
-    python benchmarks/on_gpu.py --carry                        # compile beforehand what travels to a machine with a GPU
-    python benchmarks/on_gpu.py import DIR                     # its rows into benchmarks/results, its choices into the package
+    python benchmarks/on_gpu.py --carry                        # compile what travels to a machine with a GPU
+    python benchmarks/on_gpu.py import DIR                     # keep its rows and its choices of kernels
 
 Each step is a process of its own with a limit of its own; one that dies or hangs is recorded, and the next one begins.
 What a step learns is in the folder the moment it is known: see `campaign/runner.py` for its files. `page.md` sums up.

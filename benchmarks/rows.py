@@ -7,9 +7,9 @@ A row is an object with
 - `figures`, whatever else was measured or follows from it, by name and unit;
 - `device`, `versions`, `commit`, `clock_mhz` and `measured`, the time in UTC.
 
-`results/<device>.json` holds the newest row of each benchmark, case and name on that device. While a benchmark runs, each
-row is also added to the file that `SLIMKERN_ROWS` names, a line of JSON a row, so that one that is killed keeps what it
-has measured.
+`results/<device>.json` holds the newest row of each benchmark, case and name on that device. While a benchmark runs,
+each row is also added to the file that `SLIMKERN_ROWS` names, a line of JSON a row, so that what was measured outlives
+a benchmark that is killed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Steps in processes of their own, each with a limit of its own, and a journal of how they ended.
 
 The folder of a campaign holds few files, as some machines give only a few back: `journal.jsonl`, how each step ended;
-`rows.jsonl`, what it measured, as it came; `log.txt`, what steps printed, and `now-<step>.txt` that of a step that still
-runs; whatever steps leave there themselves; and `page.md`, written anew after each step.
+`rows.jsonl`, what it measured, as it came; `log.txt`, what steps printed, and `now-<step>.txt`, what a step prints that
+still runs; whatever steps leave there themselves; and `page.md`, written anew after each step.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -109,10 +110,8 @@ class _Running:
 
     def _stop_group(self) -> None:
         """End the step's processes, also those that it left behind."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
 
 

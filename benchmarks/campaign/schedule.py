@@ -1,4 +1,4 @@
-"""What is asked of a GPU, the most telling first; and the same with tiny shapes and stand-ins, for a machine without one."""
+"""What is asked of a GPU, the most telling first; and the same on a CPU, with tiny shapes and stand-ins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from campaign.runner import Step
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = "gather|sum_pixels|sum_boxes|add_partial_sums|_kernel"
 """Of our kernels' names, as sanitizer and profiler filter them."""
-CHECKED_FOR_MEMORY = "bfloat16 and (narrow_32x32 or odd_33x33_stride_2 or stem or biased_dilated) or residual"
+CHECKED_FOR_MEMORY = (
+    "bfloat16 and (narrow_32x32 or odd_33x33_stride_2 or stem or biased_dilated or wraps_around or misaligned "
+    "or four_widths_residual) or triton_residual_relu"
+)
 """What the sanitizer runs of tests/gpu: some of each kernel. Captured tests don't run under it."""
 WITHOUT_CAPTURES = "not captured and not graph and not replay and not stream"
 HEAVIEST = "gather|sum_boxes|sum_pixels|differentiate|normalise"
@@ -106,7 +109,7 @@ def _tests(*options: str) -> list[str]:
 def _build() -> list[str]:
     """Compile a copy of the sources, beside what is installed."""
     return _shell(
-        "copy=$(mktemp -d) && cp -r building csrc slimkern pyproject.toml setup.py README.md LICENSE MANIFEST.in $copy && "
+        "copy=$(mktemp -d) && cp -r building csrc slimkern *.toml setup.py README.md LICENSE MANIFEST.in $copy && "
         "cd $copy && rm -f slimkern/*.so && SLIMKERN_BUILD=cuda MAX_JOBS=4 {python} setup.py -q build_ext --inplace && "
         "PYTHONPATH=$copy {python} -c 'from slimkern.ops import native; print(native.why_unavailable(\"cuda\"))' && "
         "ls -l slimkern/*.so"
@@ -125,7 +128,7 @@ def _memcheck() -> list[str]:
 
 def _counters() -> list[str]:
     profiler = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
-    step = [*_bench("step_kernels"), "--steps", "slimkern triton, eager", "--repetitions", "1", "--tune"]
+    step = [*_bench("step_kernels"), "--steps", "slimkern triton, eager", "--repetitions", "0", "--tune"]
     return [profiler, "--clock-control", "none", "--kernel-name", f"regex:{HEAVIEST}", "--launch-skip", "240",
             "--launch-count", "60", "--section", "SpeedOfLight", "--section", "Occupancy", "--section", "LaunchStats",
             "--csv", "--page", "raw", *step]  # fmt: skip
