@@ -98,6 +98,8 @@ def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool 
     present: list[str | None] = [None]
 
     def stop(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **constants: Any) -> Any:
+        if warmup:  # asked what the code takes, which only a driver knows: the budgets count
+            return None
         key = f"{kernel.__name__} {_described(arguments)} {constants}"
         code = run(kernel, *arguments, grid=grid, warmup=True, **constants) if compiles(key) else None
         launches.append(Launch(kernel.__name__, tuple(grid), constants, key, code, present[0]))
@@ -239,11 +241,11 @@ def _source(code: Any) -> tuple[Any, Any]:
 
 
 def moved(folder: Path) -> None:
-    """Tell a cache of Triton's where it lies now."""
+    """Tell a cache of Triton's where it lies now, and which of its files came along: code and metadata suffice."""
     for group in folder.glob("*/__grp__*.json"):
-        content = json.loads(group.read_text(encoding="utf-8"))
-        paths = {name: str(group.parent / Path(path).name) for name, path in content["child_paths"].items()}
-        group.write_text(json.dumps({"child_paths": paths}), encoding="utf-8")
+        names = json.loads(group.read_text(encoding="utf-8"))["child_paths"]
+        present = {name: str(group.parent / name) for name in names if (group.parent / name).is_file()}
+        group.write_text(json.dumps({"child_paths": present}), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

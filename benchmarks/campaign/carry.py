@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import absent_gpu
+
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("libslimkern_cpu.so", "libslimkern_cuda.so")
 WHEELS = ("hypothesis", "pytest-timeout", "sortedcontainers")
@@ -34,10 +36,20 @@ def carry(folder: Path, python: str = sys.executable) -> None:
         libraries.mkdir(exist_ok=True)
         for name in LIBRARIES:
             shutil.copy(ROOT / "slimkern" / name, libraries)
-    script = [python, str(ROOT / "benchmarks" / "absent_gpu.py"), "--cache", str(folder / "triton")]
+    cache = ROOT / "build" / "triton-cache"
+    script = [python, str(ROOT / "benchmarks" / "absent_gpu.py"), "--cache", str(cache)]
     subprocess.run(script, cwd=ROOT, env=environment, check=True)
+    carry_kernels(cache, folder / "triton")
     wheels = [python, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder / "wheels"), *WHEELS]
     subprocess.run(wheels, check=True)
+
+
+def carry_kernels(cache: Path, target: Path) -> None:
+    """Copy of a cache of Triton's what running needs; the stages between the source and the code are ten times that."""
+    for pattern in ("*/*.cubin", "*/*.json", "*/*.so"):
+        for file in cache.glob(pattern):
+            (target / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target / file.parent.name)
 
 
 def unpack(folder: Path) -> dict[str, str]:
@@ -52,4 +64,7 @@ def unpack(folder: Path) -> dict[str, str]:
         if not target.is_file():
             shutil.copy(library, target)
     cache = folder / "triton"
-    return {"TRITON_CACHE_DIR": str(cache)} if cache.is_dir() else {}
+    if not cache.is_dir():
+        return {}
+    absent_gpu.moved(cache.resolve())
+    return {"TRITON_CACHE_DIR": str(cache.resolve())}

@@ -23,25 +23,26 @@ HEAVIEST = "gather|sum_boxes|sum_pixels|differentiate|normalise"
 
 def on_gpu(folder: Path) -> list[Step]:
     """The steps for a machine with a GPU; `folder` is the campaign's."""
-    step_of = [*_bench("training_step"), "--batches", "64", "--precisions", "bf16", "--skip", "compiled"]
-    quick = ["--repetitions", "8", "--budget", "12"]
-    kernels = [*_bench("step_kernels"), "--repetitions", "3"]
+    quick = ["--batches", "64", "--precisions", "bf16", "--repetitions", "8", "--budget", "12"]
+    step_of = [*_bench("training_step"), *quick, "--skip", "compiled"]
+    tuned = [*step_of, "eager", "--tune"]
+    kernels = [*_bench("step_kernels"), "--repetitions", "3", "--tune"]
+    layers = [*_bench("scroll_conv2d"), "--batch", "64", "--experiment", "layers", "--repetitions", "10"]
     return [
         Step("build", "does the native core compile from its sources here", _build(), 150, beside=True),
         Step("machine", "versions, clocks, copies, products, launches", _shell(_MACHINE), 40),
         Step("kernels", "is every configuration right on ResNet-18's shapes", _check(folder), 75),
-        Step("step", "the step at scroll 0, nothing tuned", [*step_of, *quick], 60),
+        Step("step", "the step at scroll 0, nothing tuned", step_of, 90),
         Step("tests", "tests/gpu in twelve processes", _tests("-n", "12"), 130),
-        Step("tuned-step", "the step at scroll 0, tuned", [*step_of, *quick, "--tune"], 110),
-        Step("step-kernels", "what each kernel of a step takes", [*kernels, "--tune"], 50),
-        Step("tuned-step-scrolled", "the step at scroll 1, tuned", [*step_of, *quick, "--tune", "--scroll", "1"], 80),
+        Step("tuned-step", "the captured step at scroll 0, tuned", tuned, 110),
+        Step("step-kernels", "what each kernel of a step takes", kernels, 50),
+        Step("tuned-step-scrolled", "the captured step at scroll 1, tuned", [*tuned, "--scroll", "1"], 80),
         Step("memory", "memcheck of our kernels", _memcheck(), 75),
         Step("counters", "what limits the heaviest kernels", _counters(), 45),
         Step("operators", "batch norm, packing and heads by themselves", _operators(), 60),
-        Step("layers", "each layer and pass by all contenders", [*_bench("scroll_conv2d"), "--batch", "64",
-             "--experiment", "layers", "--repetitions", "10"], 120),
+        Step("layers", "each layer and pass by all contenders", layers, 120),
         Step("run", "one task as the paper trains it", [*_bench("run"), "--precisions", "bf16"], 60),
-    ]  # fmt: skip
+    ]
 
 
 def rehearsal(folder: Path) -> list[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -46,13 +47,24 @@ def fingerprint(device: torch.device) -> str:
     parts = [name_of(device), f"torch {torch.__version__}", f"Triton {triton.__version__}", f"kernels {_sources()}"]
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
-        core: Any = torch._C
         parts += [
             f"capability {major}.{minor}",
-            f"driver {core._cuda_getDriverVersion()}",
+            f"driver {_driver()}",
             f"cuDNN {torch.backends.cudnn.version()}",
         ]
     return ", ".join(parts)
+
+
+@cache
+def _driver() -> str:
+    """The version of NVIDIA's driver, or that of CUDA which it is for where the system tells no more."""
+    module = Path("/sys/module/nvidia/version")
+    if module.is_file():
+        return module.read_text(encoding="utf-8").strip()
+    number = ctypes.c_int()
+    with suppress(OSError):
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
+    return str(number.value or "unknown")
 
 
 @cache

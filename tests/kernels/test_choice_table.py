@@ -71,14 +71,14 @@ def test_without_locks_entries_are_kept_all_the_same(own: Path, monkeypatch: pyt
 def test_a_fingerprint_tells_what_measurements_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: 13000, raising=False)
+    monkeypatch.setattr(choice_table, "_driver", lambda: "580.1")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
     seen = {fingerprint(CPU), fingerprint(CUDA)}
     assert fingerprint(CUDA).startswith("a GPU, ")
     for owner, name, other in (
         (torch.cuda, "get_device_name", lambda device: "another GPU"),
         (torch.cuda, "get_device_capability", lambda device: (10, 0)),
-        (torch._C, "_cuda_getDriverVersion", lambda: 13010),
+        (choice_table, "_driver", lambda: "580.2"),
         (torch.backends.cudnn, "version", lambda: 91003),
         (torch, "__version__", "9.9"),
         (choice_table.triton, "__version__", "9.9"),
