@@ -157,48 +157,69 @@ def child(options: argparse.Namespace) -> None:
         print(json.dumps(verdict), flush=True)
 
 
-def verdicts_of(share: Share, options: argparse.Namespace) -> Iterator[Verdict]:
-    """All verdicts of a share, by as many processes as it takes."""
+class Child:
+    """A process that says what it does in lines of JSON.
+
+    Attributes:
+        ending: crashed or hung; None while it runs, and if it ended well.
+        errors: the last of what it said on its standard error.
+    """
+
+    def __init__(self, command: Sequence[str], silence: float) -> None:
+        self.ending: str | None = None
+        self.errors = ""
+        self._silence = silence
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def lines(self) -> Iterator[Verdict]:
+        """What it says, until it ends or is silent for too long."""
+        said: queue.Queue[str | None] = queue.Queue()
+        readers = [threading.Thread(target=read, args=own) for read, own in ((self._hear, (said,)), (self._keep, ()))]
+        for reader in readers:
+            reader.start()
+        try:
+            while (line := said.get(timeout=self._silence)) is not None:
+                if line.startswith("{"):
+                    yield json.loads(line)
+            if self._process.wait():
+                self.ending = "crashed"
+        except queue.Empty:
+            self.ending = "hung"
+        finally:
+            self._process.kill()
+            self._process.wait()
+            for reader in readers:
+                reader.join()
+
+    def _hear(self, said: queue.Queue[str | None]) -> None:
+        for line in self._process.stdout or ():
+            said.put(line)
+        said.put(None)
+
+    def _keep(self) -> None:
+        self.errors = self._process.stderr.read()[-600:] if self._process.stderr else ""
+
+
+def verdicts_of(share: Share, options: argparse.Namespace, script: str = __file__) -> Iterator[Verdict]:
+    """All verdicts of a share, by as many processes of a script as it takes."""
     start = 0
     while True:
-        command = [sys.executable, "-W", "ignore", __file__, "--share", json.dumps(share), "--start", str(start)]
+        command = [sys.executable, "-W", "ignore", script, "--share", json.dumps(share), "--start", str(start)]
         command += ["--batch", str(options.batch), "--device", options.device, "--shrink", str(options.shrink)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
-        said: list[str] = []
-        listener = threading.Thread(target=lambda: said.append(process.stderr.read()[-600:]), daemon=True)  # noqa: B023
-        listener.start()
-        trying, silent = None, False
-        while True:
-            try:
-                line = lines.get(timeout=options.silence)
-            except queue.Empty:
-                silent = True
-                process.kill()
-                break
-            if line is None:
-                break
-            verdict = json.loads(line)
+        child = Child(command, options.silence)
+        trying: Verdict | None = None
+        for verdict in child.lines():
             if "status" in verdict:
                 yield verdict
                 trying = None
             else:
                 trying = verdict
-        process.wait()
-        listener.join()
-        if trying is None:
-            if process.returncode or silent:
-                yield {**share._asdict(), "status": "hung" if silent else "crashed", "why": "".join(said)}
+        if child.ending is None:
             return
-        yield trying | {"status": "hung" if silent else "crashed", "why": "".join(said)}
+        yield (trying or share._asdict()) | {"status": child.ending, "why": child.errors}
+        if trying is None:  # it was no configuration's fault, and another process would end likewise
+            return
         start = trying["number"]
-
-
-def _pump(stream: Any, lines: queue.Queue[str | None]) -> None:
-    for line in stream:
-        lines.put(line)
-    lines.put(None)
 
 
 def main() -> int:

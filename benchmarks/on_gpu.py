@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
-import shutil
 import sys
 from pathlib import Path
 
 from campaign.carry import carry, unpack
-from campaign.page import read_lines, write_page
+from campaign.page import write_page
 from campaign.runner import Ending, Journal, run
 from campaign.schedule import SCHEDULES
 
@@ -59,7 +57,6 @@ def campaign(options: argparse.Namespace) -> int:
         for step in chosen:
             journal.add(Ending(step.name, "no time", None, 0.0))
     variables = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "SLIMKERN_ROWS": str(folder / "rows.jsonl"),
         "XDG_CACHE_HOME": str(folder),  # where the tuner keeps what it measures
@@ -70,20 +67,16 @@ def campaign(options: argparse.Namespace) -> int:
     return int(any(endings[step.name].status != "passed" for step in chosen))
 
 
-def import_folder(folder: Path) -> list[Path]:
-    """Put the rows of a campaign into benchmarks/results, and its choices into the package.
+def imported(folder: Path) -> int:
+    """Store what a campaign has measured; 0 if all of it is."""
+    from campaign.importing import ReportError, import_folder
 
-    Raises:
-        FileNotFoundError: the folder holds no rows.
-    """
-    import rows
-
-    if not (measured := read_lines(folder / "rows.jsonl")):
-        raise FileNotFoundError(f"{folder} holds no rows.jsonl with rows in it")
-    written = rows.save(measured)
-    for table in (folder / "slimkern").glob("choices-*.json"):
-        written.append(Path(shutil.copy(table, ROOT / "slimkern" / "kernels" / "choices.json")))
-    return written
+    try:
+        print("Written:", *import_folder(folder), sep="\n  ")
+    except (FileNotFoundError, ValueError, ReportError, ImportError) as error:
+        print(error, *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+        return 2
+    return 0
 
 
 def main() -> int:
@@ -101,12 +94,7 @@ def main() -> int:
     if arguments.action == "import":
         if arguments.folder is None:
             options.error("import takes the folder of a campaign")
-        try:
-            print("Written:", *import_folder(arguments.folder), sep="\n  ")
-        except FileNotFoundError as error:
-            print(error, file=sys.stderr)
-            return 2
-        return 0
+        return imported(arguments.folder)
     if arguments.carry:
         carry(arguments.carried)
         return 0

@@ -172,10 +172,15 @@ def save(rows: Iterable[Row], folder: Path | None = None) -> list[Path]:
         old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         kept = {_identity(own): own for own in [*old, *new]}
         lines = ",\n".join(json.dumps(own, ensure_ascii=False) for own in kept.values())
-        beside = path.with_suffix(".part")
-        beside.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-        os.replace(beside, path)
+        replace(path, f"[\n{lines}\n]\n")
     return list(by_file)
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file at once, so that it holds the old text or the new one."""
+    beside = path.with_suffix(".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
 
 
 def show(rows: Iterable[Row]) -> None:

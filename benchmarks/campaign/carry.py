@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -12,8 +13,8 @@ import absent_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("libslimkern_cpu.so", "libslimkern_cuda.so")
-WHEELS = ("hypothesis", "pytest-timeout", "sortedcontainers")
-"""What tests/gpu need beside pytest and its xdist."""
+WHEELS = {"hypothesis": "hypothesis", "pytest-timeout": "pytest_timeout", "sortedcontainers": "sortedcontainers"}
+"""What tests/gpu need beside pytest and its xdist, and the modules that those are imported by."""
 
 
 def carry(folder: Path, python: str = sys.executable) -> None:
@@ -53,18 +54,28 @@ def carry_kernels(cache: Path, target: Path) -> None:
 
 
 def unpack(folder: Path) -> dict[str, str]:
-    """Put the libraries in place where there are none.
+    """Put the libraries in place where there are none, and install the wheels of packages that are missing.
 
     Returns:
-        Variables for the environment of all that is to use what was carried; none where there is nothing.
+        Variables for the environment of all that is to use the checkout and what was carried.
+
+    Raises:
+        subprocess.CalledProcessError: pip can't install the wheels; it printed why.
     """
-    libraries = folder / "lib"
-    for library in libraries.glob("lib*.so") if libraries.is_dir() else ():
+    for library in folder.glob("lib/lib*.so"):
         target = ROOT / "slimkern" / library.name
         if not target.is_file():
             shutil.copy(library, target)
-    cache = folder / "triton"
-    if not cache.is_dir():
-        return {}
-    absent_gpu.moved(cache.resolve())
-    return {"TRITON_CACHE_DIR": str(cache.resolve())}
+    paths = [str(ROOT), os.environ.get("PYTHONPATH")]
+    wheels = [str(wheel) for wheel in folder.glob("wheels/*.whl")]
+    if wheels and any(importlib.util.find_spec(module) is None for module in WHEELS.values()):
+        site = str((folder / "site").resolve())
+        install = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade", "--target", site]
+        subprocess.run([sys.executable, *install, *wheels], check=True)
+        paths.append(site)
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    cache = (folder / "triton").resolve()
+    if cache.is_dir():
+        absent_gpu.moved(cache)
+        variables["TRITON_CACHE_DIR"] = str(cache)
+    return variables

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ import torch
 on_gpu = pytest.importorskip("on_gpu")
 schedule = pytest.importorskip("campaign.schedule")
 carry = pytest.importorskip("campaign.carry")
+importing = pytest.importorskip("campaign.importing")
+rows = pytest.importorskip("rows")
 ROOT = Path(on_gpu.ROOT)
 KILLED = "machine"
 
@@ -73,13 +77,42 @@ def test_a_second_call_finishes_the_rest(rehearsed: Path) -> None:
     assert "GB/s" in (rehearsed / "page.md").read_text()
 
 
-def test_a_campaign_becomes_stored_rows(rehearsed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = pytest.importorskip("rows")
-    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+def test_a_campaign_becomes_stored_rows(
+    rehearsed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    results, choices = tmp_path / "results", tmp_path / "choices.json"
+    choices.write_text('{"version": 3, "devices": {"a GPU": {"known": {"torch": 1}}}}')
+    (rehearsed / "slimkern").mkdir(exist_ok=True)
+    measured = {"version": 3, "devices": {"a GPU, torch 9": {"known": {"packed": 2}, "new": {}}, "b, torch 9": {}}}
+    (rehearsed / "slimkern" / "choices-3.json").write_text(json.dumps(measured))
+    monkeypatch.setattr(rows, "RESULTS", results)
+    monkeypatch.setattr(importing, "CHOICES", choices)
     monkeypatch.setattr(sys, "argv", ["on_gpu.py", "import", str(rehearsed)])
-    assert on_gpu.main() == 0
-    stored = [row for path in tmp_path.glob("*.json") for row in json.loads(path.read_text())]
+    assert on_gpu.main() == 2  # a rehearsal trains no network that the README shows
+    told = capsys.readouterr().err
+    assert "holds no rows of training steps" in told and f"Stored all the same: {results}" in told
+    stored = [row for path in results.glob("*.json") for row in json.loads(path.read_text())]
     assert {"training_step", "step_kernels"} <= {row["benchmark"] for row in stored}
+    kept = json.loads(choices.read_text())["devices"]
+    assert kept == {"a GPU": {"known": {"torch": 1, "packed": 2}, "new": {}}, "b": {}}
+
+
+def test_rows_of_the_network_that_the_readme_shows_become_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("README.md", "docs"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "results")
+    known = json.loads(next((ROOT / "benchmarks" / "results").glob("*.json")).read_text())
+    other = [{**row, "device": "NVIDIA Something"} for row in known if row["benchmark"] == "training_step"]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(importing, "README", tmp_path / "README.md")
+    monkeypatch.setattr(importing, "PICTURES", tmp_path / "docs")
+    monkeypatch.setattr(sys, "argv", ["on_gpu.py", "import", str(tmp_path)])
+    assert on_gpu.main() == 0
+    assert "NVIDIA Something" in (tmp_path / "README.md").read_text()
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -138,7 +171,36 @@ def test_what_was_carried_is_put_in_place_once(tmp_path: Path, monkeypatch: pyte
         (carried / "lib" / name).write_text("carried")
     (root / "slimkern" / carry.LIBRARIES[0]).write_text("built here")
     monkeypatch.setattr(carry, "ROOT", root)
-    assert carry.unpack(carried) == {"TRITON_CACHE_DIR": str(carried / "triton")}
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    cache = {"TRITON_CACHE_DIR": str(carried / "triton")}
+    assert carry.unpack(carried) == {"PYTHONPATH": str(root)} | cache
     kept = [(root / "slimkern" / name).read_text() for name in carry.LIBRARIES]
     assert kept == ["built here", "carried"]
-    assert carry.unpack(tmp_path / "nothing") == {}
+    assert carry.unpack(tmp_path / "nothing") == {"PYTHONPATH": str(root)}
+
+
+def test_wheels_of_what_is_missing_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "rarely_met-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("rarely_met.py", "")
+        wheel.writestr("rarely_met-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: rarely-met\nVersion: 1.0\n")
+        wheel.writestr("rarely_met-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("rarely_met-1.0.dist-info/RECORD", "")
+    monkeypatch.setattr(carry, "WHEELS", {"rarely-met": "rarely_met"})
+    variables = carry.unpack(tmp_path)
+    assert str(tmp_path / "site") in variables["PYTHONPATH"]
+    assert (tmp_path / "site" / "rarely_met.py").is_file()
+
+
+def test_a_carried_cache_says_where_it_lies_now(tmp_path: Path) -> None:
+    made, target = tmp_path / "made" / "KEY", tmp_path / "carried" / "triton"
+    made.mkdir(parents=True)
+    for name in ("gather.cubin", "gather.json", "gather.llir"):
+        (made / name).write_text(name)
+    paths = {name: str(made / name) for name in ("gather.cubin", "gather.json", "gather.llir")}
+    (made / "__grp__gather.json").write_text(json.dumps({"child_paths": paths}))
+    carry.carry_kernels(made.parent, target)
+    carry.unpack(target.parent)
+    told = json.loads((target / "KEY" / "__grp__gather.json").read_text())["child_paths"]
+    assert told == {name: str(target / "KEY" / name) for name in ("gather.cubin", "gather.json")}
+    assert all(Path(path).is_file() for path in told.values())
