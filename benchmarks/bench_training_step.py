@@ -91,8 +91,6 @@ def measure(options: argparse.Namespace, batch: int, precision: str) -> list[Row
     case = {"batch": batch, "precision": precision, "widths": options.widths, "scroll": options.scroll}
     if options.channels != 64:
         case["channels"] = options.channels
-    if options.tune:
-        case["tuned"] = True
     result = []
     for name, seconds in times.items():
         middle, (_, launches, peak) = statistics.median(seconds), made[name]
@@ -102,6 +100,7 @@ def measure(options: argparse.Namespace, batch: int, precision: str) -> list[Row
         figures = {
             "images/s": batch / middle,
             "plain": plain,
+            "tuned": "yes" if options.tune else "no",
             **own,
             "ratio to roofline": middle / floor,
             "launches": launches,

@@ -110,6 +110,7 @@ def _steps(rows: Sequence[Line]) -> list[str]:
     ]
     for row in told:
         figures, case = row["figures"], ", ".join(f"{key} {value}" for key, value in row["case"].items())
+        case += ", tuned" if figures.get("tuned") == "yes" else ""
         ratio = figures.get("ratio p50")
         lines.append(
             f"| {row['name']} | {case} | {row['milliseconds']['p50']:.3f} | {f'{ratio:.2f}' if ratio else ''} "

@@ -25,18 +25,18 @@ def on_gpu(folder: Path) -> list[Step]:
     """The steps for a machine with a GPU; `folder` is the campaign's."""
     quick = ["--batches", "64", "--precisions", "bf16", "--repetitions", "8", "--budget", "12"]
     step_of = [*_bench("training_step"), *quick, "--skip", "compiled"]
-    tuned = [*step_of, "eager", "--tune"]
+    tuned = [*step_of, "eager", "--tune", "--scrolls"]
     kernels = [*_bench("step_kernels"), "--repetitions", "3", "--tune"]
     layers = [*_bench("scroll_conv2d"), "--batch", "64", "--experiment", "layers", "--repetitions", "10"]
     return [
         Step("build", "does the native core compile from its sources here", _build(), 150, beside=True),
         Step("machine", "versions, clocks, copies, products, launches", _shell(_MACHINE), 40),
         Step("kernels", "is every configuration right on ResNet-18's shapes", _check(folder), 75),
-        Step("step", "the step at scroll 0, nothing tuned", step_of, 90),
+        Step("step", "the step at scroll 0, nothing tuned", [*step_of, "--scrolls", "0"], 90),
         Step("tests", "tests/gpu in twelve processes", _tests("-n", "12"), 130),
-        Step("tuned-step", "the captured step at scroll 0, tuned", tuned, 110),
+        Step("tuned-step", "the captured step at scroll 0, tuned", [*tuned, "0"], 110),
         Step("step-kernels", "what each kernel of a step takes", kernels, 50),
-        Step("tuned-step-scrolled", "the captured step at scroll 1, tuned", [*tuned, "--scroll", "1"], 80),
+        Step("tuned-step-scrolled", "the captured step at scroll 1, tuned", [*tuned, "1"], 80),
         Step("memory", "memcheck of our kernels", _memcheck(), 75),
         Step("counters", "what limits the heaviest kernels", _counters(), 45),
         Step("operators", "batch norm, packing and heads by themselves", _operators(), 60),
