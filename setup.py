@@ -7,6 +7,8 @@ from setuptools import setup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "building"))
 
-from native_extensions import BuildNative, BuildPython, native_extensions
+from native_extensions import BuildNative, BuildPython, last_words, native_extensions
 
-setup(ext_modules=native_extensions(), cmdclass={"build_ext": BuildNative, "build_py": BuildPython})
+distribution = setup(ext_modules=native_extensions(), cmdclass={"build_ext": BuildNative, "build_py": BuildPython})
+for line in last_words(distribution):
+    print(line, flush=True)

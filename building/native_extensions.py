@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from compilation import Compilation, compile_all, link
-from setuptools import Extension
+from ninja_build import Compilation, make_library
+from setuptools import Distribution, Extension
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from toolchain import BuildError, Toolchain, architectures, code_options, mode, torch_root, version_of
@@ -90,12 +90,16 @@ class BuildNative(build_ext):
             target.unlink(missing_ok=True)
             part = {CPU: "cpu", CUDA: "cuda"}.get(extension.name, "report")
             try:
-                {"cpu": self._build_cpu, "cuda": self._build_cuda, "report": self._build_report}[part](target)
+                made = {"cpu": self._build_cpu, "cuda": self._build_cuda, "report": self._build_report}[part](
+                    target.name
+                )
             except BuildError as error:
-                if mode() == "cuda" or mode() == part:
+                if mode() != "auto":
                     raise SystemExit(f"SLIMKERN_BUILD={mode()}: {part} can't be built: {error}") from None
                 self.left_out[part] = str(error).splitlines()[0]
-                self.warn(f"the native core's {part} part is left out, slimkern works without it: {error}")
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(made, target)
         report = Path(self.build_lib, "slimkern", REPORT_FILE)
         report.unlink(missing_ok=True)
         if "report" in self.left_out:
@@ -113,69 +117,70 @@ class BuildNative(build_ext):
         if report.is_file():
             shutil.copy(report, folder)
 
-    def _build_cpu(self, target: Path) -> None:
+    def _build_cpu(self, name: str) -> Path:
         x86 = platform.machine() in ("x86_64", "AMD64")
-        options = [*CXX_OPTIONS, *torch_options(), *(["-DSLIMKERN_X86"] if x86 else [])]
+        compiler = [str(self.toolchain.cxx), *CXX_OPTIONS, *torch_options(), f"-I{CSRC}"]
+        compiler += ["-DSLIMKERN_X86"] if x86 else []
         sources = sorted({CSRC / "library.cpp", *(CSRC / "cpu").glob("*.cpp")} - FOR_EACH_INSTRUCTION_SET)
-        compilations = [self._compilation(self.toolchain.cxx, source, options) for source in sources]
-        for name in INSTRUCTION_SETS if x86 else ["baseline"]:
-            own = [*options, f"-DSLIMKERN_ISA={name}", *INSTRUCTION_SETS[name]]
+        compilations = [Compilation(compiler, source) for source in sources]
+        for isa in INSTRUCTION_SETS if x86 else ["baseline"]:
+            options = [f"-DSLIMKERN_ISA={isa}", *INSTRUCTION_SETS[isa]]
             compilations += [
-                self._compilation(self.toolchain.cxx, source, own, f"_{name}")
-                for source in sorted(FOR_EACH_INSTRUCTION_SET)
+                Compilation([*compiler, *options], source, f"_{isa}") for source in sorted(FOR_EACH_INSTRUCTION_SET)
             ]
-        link([self.toolchain.cxx], compile_all(compilations), target, self._libraries())
+        made = make_library(OBJECTS / "cpu", name, compilations, [str(self.toolchain.cxx)], self._libraries())
         self.report["cpu"] = {
             "compiler": version_of(str(self.toolchain.cxx)),
             "flags": " ".join([*CXX_OPTIONS, STABLE_ABI]),
             "instruction sets": list(INSTRUCTION_SETS) if x86 else [f"baseline ({platform.machine()})"],
         }
+        return made
 
-    def _build_cuda(self, target: Path) -> None:
+    def _build_cuda(self, name: str) -> Path:
         if "cpu" in self.left_out:
             raise BuildError("it needs the cpu part")
-        nvcc = str(self.toolchain.nvcc)
-        listed = architectures(nvcc)
+        nvcc = [str(self.toolchain.nvcc), f"-ccbin={self.toolchain.cxx}"]
+        listed = architectures(nvcc[0])
         flags = [*NVCC_OPTIONS, *code_options(listed)]
-        options = [*flags, *torch_options(), f"-ccbin={self.toolchain.cxx}"]
-        sources = sorted((CSRC / "cuda").glob("*.cu"))
-        objects = compile_all([self._compilation(nvcc, source, options) for source in sources])
+        compiler = [*nvcc, *flags, *torch_options(), f"-I{CSRC}"]
+        compilations = [Compilation(compiler, source) for source in sorted((CSRC / "cuda").glob("*.cu"))]
         # The CUDA runtime goes in: its version needn't be the one that torch brings.
-        link([nvcc, f"-ccbin={self.toolchain.cxx}", "-cudart=static"], objects, target, self._libraries("-Xlinker="))
+        linker = [*nvcc, "-cudart=static"]
+        made = make_library(OBJECTS / "cuda", name, compilations, linker, self._libraries("-Xlinker="))
         self.report["cuda"] = {
-            "compiler": version_of(nvcc),
+            "compiler": version_of(nvcc[0]),
             "flags": " ".join([*flags, STABLE_ABI]),
             "architectures": listed,
         }
+        return made
 
-    def _build_report(self, target: Path) -> None:
+    def _build_report(self, name: str) -> Path:
         try:
             import pybind11
         except ImportError:
             raise BuildError("pybind11 is not installed where the build runs") from None
-        generated = OBJECTS / "generated"
-        generated.mkdir(parents=True, exist_ok=True)
-        header = f'#define SLIMKERN_BUILD_REPORT R"json({self._told()})json"\n'
-        if not (generated / "report.h").exists() or (generated / "report.h").read_text() != header:
-            (generated / "report.h").write_text(header)
-        folders = [generated, Path(pybind11.get_include()), Path(sysconfig.get_path("include"))]
-        options = [*OPTIMISED, "-fvisibility=hidden", *(f"-I{folder}" for folder in folders)]
-        source = CSRC / "python_module.cpp"
-        objects = compile_all([self._compilation(self.toolchain.cxx, source, options, "", [generated / "report.h"])])
-        link([self.toolchain.cxx], objects, target, [])
+        header = OBJECTS / "report" / "report.h"
+        header.parent.mkdir(parents=True, exist_ok=True)
+        told = f'#define SLIMKERN_BUILD_REPORT R"json({self._told()})json"\n'
+        if not header.exists() or header.read_text() != told:
+            header.write_text(told)
+        folders = [CSRC, header.parent, pybind11.get_include(), sysconfig.get_path("include")]
+        compiler = [str(self.toolchain.cxx), *OPTIMISED, "-fvisibility=hidden", *(f"-I{folder}" for folder in folders)]
+        compilation = Compilation(compiler, CSRC / "python_module.cpp")
+        return make_library(OBJECTS / "report", name, [compilation], [str(self.toolchain.cxx)])
 
     def _told(self) -> str:
         torch_version = version("torch") if "cpu" in self.report else None
         return json.dumps(self.report | {"built against torch": torch_version, "left out": self.left_out})
 
-    def _compilation(
-        self, compiler: str | None, source: Path, options: list[str], suffix: str = "", more: list[Path] | None = None
-    ) -> Compilation:
-        stem = "_".join(source.relative_to(CSRC).with_suffix("").parts)
-        output = OBJECTS / f"{stem}{suffix}{source.suffix}.o"
-        command = [str(compiler), *options, f"-I{CSRC}", "-c", str(source), "-o", str(output)]
-        return Compilation(command, [source, *sorted(CSRC.rglob("*.h")), *(more or [])], output)
-
     def _libraries(self, prefix: str = "-Wl,") -> list[str]:
         # libtorch.so stands for whatever libraries this torch has; the process has loaded them already.
         return [f"{prefix}--no-as-needed", f"-L{torch_root() / 'lib'}", "-ltorch", "-ltorch_cpu"]
+
+
+def last_words(distribution: Distribution) -> list[str]:
+    """What a build by `SLIMKERN_BUILD=auto` left out, and why; nothing unless commands that build have run."""
+    if mode() != "auto" or not any(map(distribution.have_run.get, ("build_ext", "build_py"))):
+        return []
+    left_out = getattr(distribution.get_command_obj("build_ext"), "left_out", Toolchain.find().left_out)
+    return [f"slimkern works without its native core's {part} part: {why}" for part, why in left_out.items()]

@@ -62,25 +62,43 @@ def _find(asked: str) -> tuple[dict[str, str], dict[str, str]]:
         return {}, dict.fromkeys(("cpu", "cuda"), reason)
     cxx = find_cxx()
     if not cxx:
-        return {}, dict.fromkeys(("cpu", "cuda"), "no C++ compiler (looked for CXX, g++, c++, clang++)")
+        return {}, dict.fromkeys(("cpu", "cuda"), "no C++ compiler (looked for g++, c++, clang++)")
     if asked == "cpu":
         return {"cxx": cxx}, {"cuda": "SLIMKERN_BUILD=cpu"}
     nvcc = find_nvcc()
     if not nvcc:
-        return {"cxx": cxx}, {"cuda": "no nvcc (looked in CUDA_HOME, PATH, /usr/local/cuda)"}
+        return {"cxx": cxx}, {"cuda": f"no nvcc (looked in {_places_of_nvcc()})"}
     return {"cxx": cxx, "nvcc": nvcc}, {}
 
 
 def find_cxx() -> str | None:
-    """The C++ compiler."""
-    return next(filter(None, map(shutil.which, [os.environ.get("CXX") or "g++", "c++", "clang++"])), None)
+    """The C++ compiler: that of `CXX` and no other, if it is set.
+
+    Raises:
+        SystemExit: `CXX` names none.
+    """
+    named = os.environ.get("CXX")
+    if named and not shutil.which(named):
+        raise SystemExit(f"CXX={named} can't be run: it must be the name or the path of one program")
+    return next(filter(None, map(shutil.which, [named] if named else ["g++", "c++", "clang++"])), None)
 
 
 def find_nvcc() -> str | None:
-    """The compiler for CUDA."""
-    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
-    places = [str(Path(home) / "bin" / "nvcc") for home in homes if home]
-    return next(filter(None, map(shutil.which, [*places, "nvcc", f"{TOOLKIT}/bin/nvcc"])), None)
+    """The compiler for CUDA: that of `CUDA_HOME` or `CUDA_PATH` and no other, if one of them is set."""
+    home = _cuda_home()
+    places = [str(Path(home[1]) / "bin" / "nvcc")] if home else ["nvcc", f"{TOOLKIT}/bin/nvcc"]
+    return next(filter(None, map(shutil.which, places)), None)
+
+
+def _places_of_nvcc() -> str:
+    home = _cuda_home()
+    return "=".join(home) if home else f"PATH, {TOOLKIT}; CUDA_HOME isn't set"
+
+
+def _cuda_home() -> tuple[str, str] | None:
+    """The variable that names a toolkit, and its value."""
+    named = [(name, os.environ.get(name)) for name in ("CUDA_HOME", "CUDA_PATH")]
+    return next(((name, home) for name, home in named if home), None)
 
 
 def torch_root() -> Path:

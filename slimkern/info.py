@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from slimkern.ops import backends, native
+from slimkern.ops.native_library import LIBRARIES
+from slimkern.ops.native_report import read_report
 
 EXTRAS = {
     "train": ("torchvision", "rich", "tyro", "scikit-learn"),
@@ -53,21 +55,20 @@ def _serving(operator: str, device: str) -> list[str]:
 
 
 def _native_core() -> list[str]:
-    report = native.report() or {}
-    lines = []
-    for device in native.LIBRARIES:
-        built = report.get(device)
+    report = read_report()
+    lines = [f"  {report.problem}"] if report.problem else []
+    for device in LIBRARIES:
+        built = report.parts.get(device)
         if reason := native.why_unavailable(device):
             lines.append(f"  {device}: missing, {reason}")
         elif built is None:
             lines.append(f"  {device}: loaded; how it was built is not on record")
         else:
-            targets = ", ".join(built.get("architectures") or built["instruction sets"])
             lines.append(
-                f"  {device}: for {targets}; by {built['compiler']} against torch {report['built against torch']}"
+                f"  {device}: for {', '.join(built.targets)}; by {built.compiler} against torch {report.torch}"
             )
-            lines.append(f"    {built['flags']}")
-    if any(map(native.why_unavailable, native.LIBRARIES)):
+            lines.append(f"    {built.flags}")
+    if any(map(native.why_unavailable, LIBRARIES)):
         lines.append(f"  to get what is missing: {native.HOW_TO_BUILD}")
     return lines
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -17,13 +19,14 @@ from setuptools import Distribution
 from tests.building_modules import load
 
 ROOT = Path(__file__).parents[1]
+VARIABLES = ("SLIMKERN_BUILD", "CXX", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "MAX_JOBS")
 
 
 @pytest.fixture
 def toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The module, on a machine without compilers and without variables that steer it."""
     module = load("toolchain")
-    for name in ("SLIMKERN_BUILD", "CXX", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST"):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(module, "TOOLKIT", str(tmp_path / "nowhere"))
@@ -34,7 +37,7 @@ def toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 @pytest.fixture
 def native_extensions(toolchain: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The module, on the same machine, compiling into a folder of its own."""
-    load("compilation")
+    load("ninja_build")
     module = load("native_extensions")
     monkeypatch.setattr(module, "OBJECTS", tmp_path / "objects")
     return module
@@ -56,7 +59,7 @@ def test_without_compilers_everything_is_left_out(toolchain: ModuleType) -> None
 def test_compilers_are_found(toolchain: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cxx = executable(tmp_path / "g++")
     assert toolchain.Toolchain.find() == toolchain.Toolchain(
-        str(cxx), None, {"cuda": "no nvcc (looked in CUDA_HOME, PATH, /usr/local/cuda)"}
+        str(cxx), None, {"cuda": f"no nvcc (looked in PATH, {toolchain.TOOLKIT}; CUDA_HOME isn't set)"}
     )
     nvcc = executable(tmp_path / "toolkit" / "bin" / "nvcc")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
@@ -65,6 +68,31 @@ def test_compilers_are_found(toolchain: ModuleType, tmp_path: Path, monkeypatch:
     assert toolchain.Toolchain.find().left_out == {"cuda": "SLIMKERN_BUILD=cpu"}
     monkeypatch.setenv("SLIMKERN_BUILD", "none")
     assert toolchain.Toolchain.find().cxx is None
+
+
+@pytest.mark.parametrize("asked", ["auto", "cpu", "cuda"])
+def test_no_other_compiler_stands_in_for_the_one_that_is_named(
+    asked: str, toolchain: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("g++", "c++", "nvcc"):
+        executable(tmp_path / name)
+    monkeypatch.setenv("SLIMKERN_BUILD", asked)
+    monkeypatch.setenv("CXX", "g++-99")
+    with pytest.raises(SystemExit, match=r"CXX=g\+\+-99 can't be run"):
+        toolchain.Toolchain.find()
+
+
+@pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH"])
+def test_no_other_toolkit_stands_in_for_the_one_that_is_named(
+    variable: str, toolchain: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("g++", "nvcc"):
+        executable(tmp_path / name)
+    monkeypatch.setenv(variable, "/nowhere")
+    assert toolchain.Toolchain.find().left_out == {"cuda": f"no nvcc (looked in {variable}=/nowhere)"}
+    monkeypatch.setenv("SLIMKERN_BUILD", "cuda")
+    with pytest.raises(SystemExit, match=f"SLIMKERN_BUILD=cuda: no nvcc .looked in {variable}=/nowhere"):
+        toolchain.Toolchain.find()
 
 
 @pytest.mark.parametrize(
@@ -107,15 +135,16 @@ def command_that_builds(native_extensions: ModuleType, tmp_path: Path) -> Any:
 
 
 def test_what_can_not_be_compiled_is_left_out_and_said(native_extensions: ModuleType, tmp_path: Path) -> None:
-    executable(tmp_path / "g++", "what went wrong", status=1)
+    executable(tmp_path / "g++", "x.h:3:5: error: what went wrong", status=1)
     executable(tmp_path / "nvcc", "compute_80")
     command = command_that_builds(native_extensions, tmp_path)
     command.build_extensions()
-    failed = "g++ failed with exit code 1"
-    expected = {"cpu": failed, "cuda": "it needs the cpu part", "report": failed}
-    assert command.left_out == expected
+    why = command.left_out
+    assert list(why) == ["cpu", "cuda", "report"] and why["cuda"] == "it needs the cpu part"
+    assert re.fullmatch(r"cpu_\w+\.cpp\.o: x\.h:3:5: error: what went wrong", why["cpu"])
+    assert why["report"] == "csrc_python_module.cpp.o: x.h:3:5: error: what went wrong"
     (file,) = (tmp_path / "lib" / "slimkern").iterdir()
-    assert json.loads(file.read_text()) == {"built against torch": None, "left out": expected}
+    assert json.loads(file.read_text()) == {"built against torch": None, "left out": why}
 
 
 def test_an_earlier_build_does_not_stand_in_for_one_that_failed(native_extensions: ModuleType, tmp_path: Path) -> None:
@@ -137,9 +166,71 @@ def test_what_is_asked_for_must_compile(
     executable(tmp_path / "nvcc", "compute_80")
     monkeypatch.setenv("SLIMKERN_BUILD", asked)
     with pytest.raises(
-        SystemExit, match=f"SLIMKERN_BUILD={asked}: cpu can't be built: g\\+\\+ failed .*\n.*went wrong"
+        SystemExit, match=rf"SLIMKERN_BUILD={asked}: cpu can't be built: cpu_\w+\.cpp\.o: what went wrong"
     ):
         command_that_builds(native_extensions, tmp_path).build_extensions()
+
+
+@pytest.mark.parametrize("asked", ["cpu", "cuda"])
+def test_with_what_is_asked_for_comes_the_module(
+    asked: str, native_extensions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("g++", "nvcc"):
+        executable(tmp_path / name)
+    for part in ("cpu", "cuda"):
+        monkeypatch.setattr(native_extensions.BuildNative, f"_build_{part}", lambda *_: executable(tmp_path / "made"))
+    monkeypatch.setitem(sys.modules, "pybind11", None)
+    monkeypatch.setenv("SLIMKERN_BUILD", asked)
+    with pytest.raises(SystemExit, match=f"SLIMKERN_BUILD={asked}: report can't be built: pybind11 is not"):
+        command_that_builds(native_extensions, tmp_path).build_extensions()
+
+
+each_way_to_build = pytest.mark.parametrize("words", ["build_ext --inplace", "editable_wheel", "bdist_wheel"])
+
+
+def run_setup(folder: Path, variables: dict[str, str], words: str) -> subprocess.CompletedProcess[str]:
+    """Run setup.py on a copy of the sources, with no other compilers than those in this folder."""
+    sources = folder / "sources"
+    sources.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    for name in ("building", "csrc", "slimkern"):
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    environment = {name: own for name, own in os.environ.items() if name not in VARIABLES}
+    environment |= {"PATH": str(folder), "CUDA_HOME": str(folder / "nowhere")} | variables
+    command = [sys.executable, "setup.py", "-q", *words.split()]
+    return subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True)
+
+
+@each_way_to_build
+def test_the_exit_status_tells_that_something_asked_for_is_missing(words: str, tmp_path: Path) -> None:
+    executable(tmp_path / "g++", "x.h:3:5: error: what went wrong", status=1)
+    done = run_setup(tmp_path, {"SLIMKERN_BUILD": "cpu"}, words)
+    assert done.returncode != 0
+    assert "SLIMKERN_BUILD=cpu: cpu can't be built: cpu_" in done.stderr and "error: what went wrong" in done.stderr
+
+
+@each_way_to_build
+def test_the_last_lines_of_a_build_say_what_is_missing(words: str, tmp_path: Path) -> None:
+    executable(tmp_path / "g++", "x.h:3:5: error: what went wrong", status=1)
+    done = run_setup(tmp_path, {}, words)
+    assert done.returncode == 0, done.stderr
+    cuda, cpu, report = done.stdout.splitlines()[-3:]
+    assert (
+        cuda
+        == f"slimkern works without its native core's cuda part: no nvcc (looked in CUDA_HOME={tmp_path / 'nowhere'})"
+    )
+    assert cpu.startswith("slimkern works without its native core's cpu part: cpu_")
+    assert report.startswith("slimkern works without its native core's report part: csrc_")
+    assert cpu.endswith("error: what went wrong") and report.endswith("error: what went wrong")
+
+
+def test_a_build_without_a_compiler_says_so_too(tmp_path: Path) -> None:
+    done = run_setup(tmp_path, {}, "bdist_wheel")
+    assert done.returncode == 0, done.stderr
+    cpu, cuda = done.stdout.splitlines()[-2:]
+    assert cpu == "slimkern works without its native core's cpu part: no C++ compiler (looked for g++, c++, clang++)"
+    assert cuda == cpu.replace("cpu part", "cuda part")
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
@@ -174,4 +265,4 @@ def test_a_wheel_built_without_a_compiler_works_and_says_what_is_missing(tmp_pat
     file, *lines = told.stdout.splitlines()
     assert file.startswith(str(tmp_path))
     assert "  switchable_batch_norm on cpu: torch" in lines
-    assert "  cpu: missing, no C++ compiler (looked for CXX, g++, c++, clang++)" in lines
+    assert "  cpu: missing, no C++ compiler (looked for g++, c++, clang++)" in lines

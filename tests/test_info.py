@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
 import platform
+import shutil
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ import torch
 import slimkern
 from slimkern import info
 from slimkern.ops import backends, native
+from slimkern.ops.native_report import BuildReport, BuiltPart
 
 
 def test_it_names_the_versions_and_devices() -> None:
@@ -69,7 +74,7 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture
 def without_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_UNAVAILABLE", {"cpu": "no C++ compiler", "cuda": "no C++ compiler"})
-    monkeypatch.setattr(native, "report", lambda: None)
+    monkeypatch.setattr(info, "read_report", BuildReport)
 
 
 @pytest.mark.usefixtures("without_libraries")
@@ -81,14 +86,28 @@ def test_says_what_is_missing_and_how_to_get_it() -> None:
 
 
 def test_says_how_the_native_core_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    report: dict[str, Any] = {
-        "cpu": {"compiler": "g++ 1.2", "flags": "-O3", "instruction sets": ["baseline", "avx2"]},
-        "cuda": {"compiler": "release 3.4", "flags": "-DUSE_CUDA", "architectures": ["8.0", "9.0a"]},
-        "built against torch": "2.15.0",
+    parts = {
+        "cpu": BuiltPart(["baseline", "avx2"], "g++ 1.2", "-O3"),
+        "cuda": BuiltPart(["8.0", "9.0a"], "release 3.4", "-DUSE_CUDA"),
     }
     monkeypatch.setattr(native, "_UNAVAILABLE", {"cpu": None, "cuda": None})
-    monkeypatch.setattr(native, "report", lambda: report)
+    monkeypatch.setattr(info, "read_report", lambda: BuildReport(parts, torch="2.15.0"))
     told = info.describe()
     assert "  cpu: for baseline, avx2; by g++ 1.2 against torch 2.15.0\n    -O3\n" in told
     assert "  cuda: for 8.0, 9.0a; by release 3.4 against torch 2.15.0\n    -DUSE_CUDA\n" in told
     assert "to get what is missing" not in told
+
+
+def test_damaged_files_of_the_native_core_are_told(tmp_path: Path) -> None:
+    package = tmp_path / "slimkern"
+    shutil.copytree(Path(slimkern.__file__).parent, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (package / "build_report.json").write_text('{"left out": {')
+    (package / "libslimkern_cpu.so").write_bytes(b"\x7fELF")
+    command = [sys.executable, "-m", "slimkern", "info"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0 and told.stderr == ""
+    unloadable = f"libslimkern_cpu.so can't be loaded: {package / 'libslimkern_cpu.so'}: file too short"
+    assert f"    native: {unloadable}\n" in told.stdout
+    assert "\nnative core\n  build_report.json is damaged: Expecting property name" in told.stdout
+    assert f"  cpu: missing, {unloadable}\n" in told.stdout

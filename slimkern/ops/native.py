@@ -1,4 +1,4 @@
-"""The compiled kernels: finding their libraries, what they take, and calling them.
+"""The compiled kernels: whether they are there, what they take, and calling them.
 
 They register `slimkern_native::batch_norm_forward`, `pack_weights` and `ragged_head`, each with its backward pass, for
 the CPU and, if they were compiled, for CUDA; and for the CPU the transforms of `slimkern.ops.winograd`. They know
@@ -8,56 +8,26 @@ place, and so has functions of its own below.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LIBRARIES = {name: Path(__file__).parents[1] / f"libslimkern_{name}.so" for name in ("cpu", "cuda")}
-REPORT = Path(__file__).parents[1] / "build_report.json"
-"""Where the build leaves its report if it could compile no module that tells it."""
+from slimkern.ops import native_library
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 HOW_TO_BUILD = (
     "install a C++ compiler, for GPUs also nvcc, and reinstall slimkern from its sources with SLIMKERN_BUILD=cpu or "
     "SLIMKERN_BUILD=cuda, which stops at the first error instead of leaving a part out"
 )
 
 
-def report() -> dict[str, Any] | None:
-    """How the libraries were built: compilers, flags, architectures, what was left out; None if nobody noted it."""
-    if REPORT.is_file():
-        return json.loads(REPORT.read_text(encoding="utf-8"))
-    try:
-        return import_module("slimkern._build").report()
-    except ImportError:
-        return None
-
-
-def left_out() -> dict[str, str]:
-    """The parts that weren't built, and why."""
-    return (report() or {}).get("left out", {})
-
-
-def _load(device: str) -> str | None:
-    """Load one library; why it can't be, if it can't."""
-    library = LIBRARIES[device]
-    if not library.is_file():
-        return left_out().get(device, "not compiled when slimkern was installed")
-    try:
-        torch.ops.load_library(str(library))
-    except OSError as error:
-        return f"{library.name} can't be loaded: {error}"
-    return None
-
-
 def _load_all() -> dict[str, str | None]:
-    of_cpu = _load("cpu")
-    return {"cpu": of_cpu, "cuda": of_cpu or _load("cuda")}  # the library for CUDA adds to that for the CPU
+    of_cpu = native_library.load("cpu")
+    return {
+        "cpu": of_cpu,
+        "cuda": of_cpu or native_library.load("cuda"),
+    }  # the library for CUDA adds to that for the CPU
 
 
 _UNAVAILABLE = _load_all()
@@ -67,7 +37,7 @@ def why_unavailable(device: str) -> str | None:
     """Why there are no compiled kernels for a type of device; None if there are."""
     if device in _UNAVAILABLE:
         return _UNAVAILABLE[device]
-    return f"compiled kernels are for {' and '.join(LIBRARIES)}"
+    return f"compiled kernels are for {' and '.join(native_library.LIBRARIES)}"
 
 
 def takes_batch_norm(slabs: Sequence[Tensor], vectors: Sequence[Tensor | None], like_slabs: Sequence[Tensor]) -> bool:
