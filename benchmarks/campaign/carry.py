@@ -37,20 +37,10 @@ def carry(folder: Path, python: str = sys.executable) -> None:
         libraries.mkdir(exist_ok=True)
         for name in LIBRARIES:
             shutil.copy(ROOT / "slimkern" / name, libraries)
-    cache = ROOT / "build" / "triton-cache"
-    script = [python, str(ROOT / "benchmarks" / "absent_gpu.py"), "--cache", str(cache)]
+    script = [python, str(ROOT / "benchmarks" / "absent_gpu.py"), "--cache", str(folder / "triton")]
     subprocess.run(script, cwd=ROOT, env=environment, check=True)
-    carry_kernels(cache, folder / "triton")
     wheels = [python, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder / "wheels"), *WHEELS]
     subprocess.run(wheels, check=True)
-
-
-def carry_kernels(cache: Path, target: Path) -> None:
-    """Copy of a cache of Triton's what running needs; the stages between the source and the code are ten times that."""
-    for pattern in ("*/*.cubin", "*/*.json", "*/*.so"):
-        for file in cache.glob(pattern):
-            (target / file.parent.name).mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target / file.parent.name)
 
 
 def unpack(folder: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+absent_gpu = pytest.importorskip("absent_gpu")
 on_gpu = pytest.importorskip("on_gpu")
 schedule = pytest.importorskip("campaign.schedule")
 carry = pytest.importorskip("campaign.carry")
@@ -196,14 +197,14 @@ def test_wheels_of_what_is_missing_are_installed(tmp_path: Path, monkeypatch: py
 
 
 def test_a_carried_cache_says_where_it_lies_now(tmp_path: Path) -> None:
-    made, target = tmp_path / "made" / "KEY", tmp_path / "carried" / "triton"
-    made.mkdir(parents=True)
+    kernel = tmp_path / "triton" / "KEY"
+    kernel.mkdir(parents=True)
     for name in ("gather.cubin", "gather.json", "gather.llir"):
-        (made / name).write_text(name)
-    paths = {name: str(made / name) for name in ("gather.cubin", "gather.json", "gather.llir")}
-    (made / "__grp__gather.json").write_text(json.dumps({"child_paths": paths}))
-    carry.carry_kernels(made.parent, target)
-    carry.unpack(target.parent)
-    told = json.loads((target / "KEY" / "__grp__gather.json").read_text())["child_paths"]
-    assert told == {name: str(target / "KEY" / name) for name in ("gather.cubin", "gather.json")}
+        (kernel / name).write_text(name)
+    paths = {name: f"/elsewhere/KEY/{name}" for name in ("gather.cubin", "gather.json", "gather.llir")}
+    (kernel / "__grp__gather.json").write_text(json.dumps({"child_paths": paths}))
+    absent_gpu.slim(tmp_path / "triton")
+    carry.unpack(tmp_path)
+    told = json.loads((kernel / "__grp__gather.json").read_text())["child_paths"]
+    assert told == {name: str(kernel / name) for name in ("gather.cubin", "gather.json")}
     assert all(Path(path).is_file() for path in told.values())
