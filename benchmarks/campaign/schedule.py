@@ -10,8 +10,8 @@ from pathlib import Path
 from campaign.runner import Step
 
 ROOT = Path(__file__).resolve().parents[2]
-KERNELS = "gather|sum_pixels|sum_boxes|add_partial_sums|_kernel"
-"""Of our kernels' names, as sanitizer and profiler filter them."""
+KERNELS = "slimkern|gather|sum_pixels|sum_boxes|add_partial_sums"
+"""What the mangled names of our kernels hold: a namespace in C++, their own names in Triton."""
 CHECKED_FOR_MEMORY = (
     "bfloat16 and (narrow_32x32 or odd_33x33_stride_2 or stem or biased_dilated or wraps_around or misaligned "
     "or four_widths_residual) or triton_residual_relu"
@@ -124,13 +124,13 @@ def sanitizer() -> str:
 
 def _memcheck() -> list[str]:
     tests = [*_tests(), "-k", f"({CHECKED_FOR_MEMORY}) and {WITHOUT_CAPTURES}"]
-    return [sanitizer(), "--tool", "memcheck", "--kernel-regex", f"kns={KERNELS}", "--error-exitcode", "99", *tests]
+    return [sanitizer(), "--tool", "memcheck", "--kernel-name", f"regex={KERNELS}", "--error-exitcode", "99", *tests]
 
 
 def _counters() -> list[str]:
     profiler = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
     step = [*_bench("step_kernels"), "--steps", "slimkern triton, eager", "--repetitions", "0", "--tune"]
-    return [profiler, "--clock-control", "none", "--kernel-name", f"regex:{HEAVIEST}", "--launch-skip", "240",
+    return [profiler, "--clock-control", "none", "--kernel-name", f"regex:{HEAVIEST}", "--launch-skip", "100",
             "--launch-count", "60", "--section", "SpeedOfLight", "--section", "Occupancy", "--section", "LaunchStats",
             "--csv", "--page", "raw", *step]  # fmt: skip
 

@@ -166,6 +166,20 @@ def test_what_the_sanitizer_runs_is_there() -> None:
     assert collected.count("::") < 60
 
 
+def test_the_sanitizer_knows_all_our_kernels() -> None:
+    triton = [name for path in (ROOT / "slimkern/kernels").glob("*.py") for name in entries(path.read_text())]
+    assert {"gather", "sum_boxes"} <= set(triton)
+    assert [name for name in triton if not re.search(schedule.KERNELS, name)] == []
+    sources = [path.read_text() for path in (ROOT / "csrc/cuda").glob("*.cu")]
+    assert all("namespace slimkern" in source for source in sources if "__global__" in source)
+
+
+def entries(source: str) -> list[str]:
+    """The kernels of a file in Triton's language: what a program begins with."""
+    functions = re.split(r"@triton\.jit\n", source)[1:]
+    return [re.match(r"def (\w+)", own)[1] for own in functions if "tl.program_id" in own]
+
+
 def test_what_was_carried_is_put_in_place_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, carried = tmp_path / "checkout", tmp_path / "carried"
     (root / "slimkern").mkdir(parents=True)
