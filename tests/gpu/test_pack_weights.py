@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slimkern.ops import native, pack_weights
+from slimkern.ops import pack_weights
 from tests.ops.test_pack_weights import CASES, Case, check
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(native.why_unavailable("cuda") is not None, reason=str(native.why_unavailable("cuda"))),
-]
+pytestmark = pytest.mark.gpu
 
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from slimkern.ops import native, ragged_head
+from slimkern.ops import ragged_head
 from tests.ops.test_ragged_head import CASES, TOLERANCE, Case, leaves
 from tests.ops.truth import assert_each_near
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(native.why_unavailable("cuda") is not None, reason=str(native.why_unavailable("cuda"))),
-]
+pytestmark = pytest.mark.gpu
 
 
 def moved(arguments: dict[str, Any], device: str, dtype: torch.dtype | None = None) -> dict[str, Any]:

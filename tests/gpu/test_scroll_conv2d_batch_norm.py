@@ -9,23 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimkern import kernels
-from slimkern.ops import native
 from tests.ops.test_scroll_conv2d_batch_norm import CASES, Case, leaves
 from tests.ops.truth import assert_near
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(native.why_unavailable("cuda") is not None, reason=str(native.why_unavailable("cuda"))),
-]
+pytestmark = pytest.mark.gpu
 
 CALLS = [pytest.param(case, "native,torch", id=name) for name, case in CASES.items()]
-if kernels.why_unavailable() is None:
-    CALLS += [
-        pytest.param(Case(8, 8, scroll=3, residual=True, relu=True), "triton,native", id="triton_residual_relu"),
-        pytest.param(Case(16, 32, bias=True, stride=2, scroll=2), "triton,native", id="triton_bias_stride"),
-        pytest.param(Case(8, 8, running=True, scroll=1), "triton,native", id="triton_running_statistics"),
-    ]
+CALLS += [
+    pytest.param(Case(8, 8, scroll=3, residual=True, relu=True), "triton,native", id="triton_residual_relu"),
+    pytest.param(Case(16, 32, bias=True, stride=2, scroll=2), "triton,native", id="triton_bias_stride"),
+    pytest.param(Case(8, 8, running=True, scroll=1), "triton,native", id="triton_running_statistics"),
+]
 
 
 def outcome(case: Case, dtype: torch.dtype, device: str) -> dict[str, Tensor]:

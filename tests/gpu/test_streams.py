@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimkern.kernels import why_unavailable
 from slimkern.ops import scroll_conv2d, streams
 from slimkern.ops.batch_norm import BatchNorm
 from slimkern.ops.convolution import Convolution
@@ -60,7 +59,6 @@ def test_branches_of_a_graph_give_what_the_calls_give_one_after_the_other() -> N
         assert_same(found, all_of(in_sequence))
 
 
-@pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 @pytest.mark.parametrize("norms", [False, True], ids=["scroll_conv2d", "scroll_conv2d_batch_norm"])
 def test_memory_of_a_captured_step_of_many_layers_is_not_reused_too_early(
     norms: bool, monkeypatch: pytest.MonkeyPatch
@@ -109,7 +107,6 @@ def test_memory_of_a_captured_step_of_many_layers_is_not_reused_too_early(
         assert_same(found, step())
 
 
-@pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 def test_the_tuner_measures_streams_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     from slimkern.kernels.tuning import milliseconds
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slimkern.ops import native, switchable_batch_norm
+from slimkern.ops import switchable_batch_norm
 from tests.ops.test_switchable_batch_norm_native import CASES, TOLERANCE, Case, check, leaves
 
 MOST_ROWS = 16
 """Slabs that one launch takes."""
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(native.why_unavailable("cuda") is not None, reason=str(native.why_unavailable("cuda"))),
-]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)
