@@ -30,6 +30,21 @@ def few_digits(train: int = 10, test: int = 4) -> Dataset:
     return replace(digits, train=_first(digits.train, train), test=_first(digits.test, test))
 
 
+@cache
+def few_images(train: int = 10, test: int = 4) -> Dataset:
+    """As many images of ten classes, drawn: for tests that a missing scikit-learn must not skip."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.rand(10, 1, 8, 8, generator=generator)
+
+    def drawn(of_each_class: int) -> ImageSet:
+        labels = torch.arange(10).repeat(of_each_class)
+        noise = torch.rand(len(labels), 1, 8, 8, generator=generator)
+        return ImageSet((patterns[labels] * 200 + noise * 55).to(torch.uint8), labels)
+
+    names = tuple(str(label) for label in range(10))
+    return Dataset("drawn", drawn(train), drawn(test), names, (0.5,), (0.25,), "shift")
+
+
 def _first(images: ImageSet, of_each_class: int) -> ImageSet:
     return images.select(torch.cat([(images.labels == label).nonzero()[:of_each_class, 0] for label in range(10)]))
 

@@ -17,7 +17,7 @@ from slimkern.continual.step import TrainStep
 from slimkern.continual.training import train
 from slimkern.graphs.cuda import CudaGraphs
 from slimkern.graphs.recorded import Recorded
-from tests.continual.few_digits import TINY, Listener, few_digits
+from tests.continual.few_digits import TINY, Listener, few_images
 
 pytestmark = pytest.mark.gpu
 LONGER = replace(TINY, epochs=4)
@@ -27,7 +27,7 @@ TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 0.1, "fp16": 0.05}
 
 def losses(eager: bool, **changes: Any) -> list[float]:
     told = Listener()
-    train(replace(LONGER, **changes), few_digits(), told, device="cuda", eager=eager)
+    train(replace(LONGER, **changes), few_images(), told, device="cuda", eager=eager)
     assert told.epochs[-1].eager_because == ("it was asked for" if eager else None)
     assert (told.epochs[-1].peak_memory or 0) > 0
     return [epoch.loss for epoch in told.epochs]
@@ -97,6 +97,6 @@ class Strict(Listener):
 @pytest.mark.parametrize("eager", [False, True], ids=["captured", "eager"])
 def test_no_epoch_waits_for_the_device(eager: bool) -> None:
     try:
-        train(LONGER, few_digits(), Strict(), device="cuda", eager=eager)
+        train(LONGER, few_images(), Strict(), device="cuda", eager=eager)
     finally:
         torch.cuda.set_sync_debug_mode("default")
