@@ -238,6 +238,13 @@ def _source(code: Any) -> tuple[Any, Any]:
     return code.src, code.metadata
 
 
+def slim(folder: Path) -> None:
+    """Leave out of a cache of Triton's what only people read: all stages of a compilation but the last."""
+    for stage in ("source", "ttir", "ttgir", "llir", "ptx"):
+        for file in folder.glob(f"*/*.{stage}"):
+            file.unlink()
+
+
 def moved(folder: Path) -> None:
     """Tell a cache of Triton's where it lies now."""
     for group in folder.glob("*/__grp__*.json"):
@@ -266,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ends = [own.wait() for own in shares]
         if any(ends):
             raise SystemExit("the cache isn't whole")
+        slim(options.cache)
     else:
         sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
         fill(options, options.share)
