@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -220,6 +220,7 @@ def fill(options: argparse.Namespace, share: int) -> None:
 def prepare_launchers(launches: Sequence[Launch], folder: Path) -> None:
     """Let Triton compile what calls the driver, too: linked with a library that has the driver's name and no more."""
     from triton.backends.nvidia import driver
+    from triton.runtime import build
 
     codes = {own.key: own.code for own in launches if own.code is not None}
     stand_in = folder / "libcuda"
@@ -227,15 +228,15 @@ def prepare_launchers(launches: Sequence[Launch], folder: Path) -> None:
         stand_in.mkdir(parents=True, exist_ok=True)
         command = "gcc -shared -x c /dev/null -Wl,-soname,libcuda.so.1 -o".split()
         subprocess.run([*command, stand_in / "libcuda.so.1"], check=True)
-    with mock.patch.dict(os.environ, TRITON_LIBCUDA_PATH=str(stand_in)):
+    with (
+        mock.patch.dict(os.environ, TRITON_LIBCUDA_PATH=str(stand_in)),
+        mock.patch.object(build, "_load_module_from_path", mock.MagicMock()),  # it is wanted elsewhere, not here
+        mock.patch.object(driver, "PyCUtensorMap", None),
+    ):
         driver.library_dirs.cache_clear()
-        for prepare in (driver.CudaUtils, *(partial(driver.CudaLauncher, *_source(code)) for code in codes.values())):
-            with suppress(ImportError):  # what was compiled can't be loaded here: it is wanted elsewhere
-                prepare()
-
-
-def _source(code: Any) -> tuple[Any, Any]:
-    return code.src, code.metadata
+        driver.CudaUtils.__init__(mock.MagicMock())
+        for code in codes.values():
+            driver.CudaLauncher(code.src, code.metadata)
 
 
 def slim(folder: Path) -> None:
