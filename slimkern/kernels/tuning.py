@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from triton.runtime.errors import OutOfResources
 
+from slimkern.kernels.capturing import capturing
 from slimkern.kernels.configurations import SLAB_BY_SLAB
 from slimkern.kernels.launch import Unsuitable
 from slimkern.kernels.problem import AnyConfiguration, Problem
@@ -104,7 +105,7 @@ def milliseconds(launch: Callable[[], object]) -> float:
     for _ in range(3):  # compiles and plans, which a capture can't
         launch()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with capturing(graph):
         launch()
     return float(do_bench(graph.replay, warmup=5, rep=30, return_mode="median"))  # pyright: ignore[reportArgumentType]
 
