@@ -11,6 +11,17 @@ import torch
 _NEVER_ENDED: list[torch.cuda.CUDAGraph] = []
 """Graphs whose capture failed: some of PyTorch's allocators go on asking them which streams are theirs."""
 
+_READ_BY_GRAPHS: set[object] = set()
+
+
+def keep_for_graphs(plan: object, device: torch.device) -> None:
+    """Keep a plan for good if a CUDA graph is being captured on a device: each replay reads the plan's tensors.
+
+    Caches may drop it then. Which graphs still live isn't known, since anybody may capture one; a plan has some KB.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _READ_BY_GRAPHS.add(plan)
+
 
 @contextmanager
 def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None, stream: torch.cuda.Stream | None = None) -> Iterator[None]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slimkern.kernels.capturing import keep_for_graphs
 from slimkern.kernels.configurations import Configuration
 from slimkern.kernels.geometry import Geometry, Pair
 from slimkern.kernels.launch import (
@@ -96,6 +97,7 @@ class Plan:
         if kind not in self.numbers:
             self.numbers[kind] = self._share_out(tensors, sizes, constants)
         numbers = self.numbers[kind]
+        keep_for_graphs(self, self.table.device)
 
         def launch() -> None:
             self.kernel[(len(numbers[-1]) - 1,)](*tensors, *numbers, *sizes, **constants)

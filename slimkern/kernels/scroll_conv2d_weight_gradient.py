@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimkern.kernels.capturing import keep_for_graphs
 from slimkern.kernels.configurations import ReductionConfiguration
 from slimkern.kernels.geometry import Geometry, Pair
 from slimkern.kernels.launch import (
@@ -118,6 +119,7 @@ class Plan:
         if kind not in self.numbers:
             self.numbers[kind] = self._cut(slabs, grads, pixels, constants)
         numbers = self.numbers[kind]
+        keep_for_graphs(self, self.device)
         items = len(numbers[1])
         partial_sums = slabs[0].new_empty(items, self.partial_sum, dtype=torch.float32)
         arguments = (tuple(slabs), tuple(grads), *numbers[:3], partial_sums, pixels)

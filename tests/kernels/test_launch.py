@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -150,3 +152,33 @@ def test_a_new_kind_of_launch_is_refused_while_a_graph_is_captured(
     with pytest.raises(RuntimeError, match="has no plan yet"):
         run([slab.bfloat16() for slab in slabs])
     assert len(kernel.grids) == 2 * launched and len(kernel.compiled) == 1
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_plans_that_a_graph_reads_outlive_the_cache(capturing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [weakref.ref(plan) for plan in launched_plans(capturing, monkeypatch)]
+    scroll_conv2d_plan.forward_plan.cache_clear()
+    scroll_conv2d_weight_gradient._plan.cache_clear()
+    gc.collect()
+    assert [plan() is not None for plan in kept] == [capturing] * 2
+
+
+def launched_plans(capturing: bool, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A plan of each kind, launched once before and once while a graph is captured, if one is."""
+    slabs, weights = [torch.empty(1, count, 8, 8) for count in (8, 16)], [torch.empty(16, 16, 3, 3)]
+    plans = []
+    for planner, names in (
+        (scroll_conv2d_plan, ["gather"]),
+        (scroll_conv2d_weight_gradient, ["sum_pixels", "add_partial_sums"]),
+    ):
+        for name in names:
+            monkeypatch.setattr(planner, name, Kernel())
+        keep = planner.keep_for_graphs
+        monkeypatch.setattr(planner, "keep_for_graphs", lambda plan, device, keep=keep: keep(plan, CUDA))
+    plans.append(scroll_conv2d_plan.forward_plan(TABLE, THREE, 1, (8, 8), (8, 16), TILES, CPU))
+    plans.append(scroll_conv2d_weight_gradient._plan(TABLE, THREE, (8, 8), (8, 8), 64, (8, 16), SUMS, False, CPU))
+    for captured in (False, capturing):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda captured=captured: captured)
+        plans[0].launch(slabs, weights, None, slabs, None, None)
+        plans[1].launch(slabs, slabs, 64, weights, None, None)
+    return plans
