@@ -17,8 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -62,6 +64,33 @@ class Launch(NamedTuple):
     problem: str | None
 
 
+class Resources(NamedTuple):
+    """What compiled code takes: registers of a thread, bytes of its memory (spilled registers), of shared memory."""
+
+    registers: int
+    stack: int
+    shared: int
+
+
+def resources(code: Any) -> Resources:
+    """Read it off the code."""
+    return _resources(code.asm["cubin"], code.metadata.shared)
+
+
+@cache
+def _resources(cubin: bytes, shared: int) -> Resources:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [tool, "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    return Resources(int(registers), int(stack), shared)
+
+
 class Door:
     """Stands for the driver: answers what is asked before a launch."""
 
@@ -100,12 +129,19 @@ def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool 
     def stop(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **constants: Any) -> Any:
         key = f"{kernel.__name__} {_described(arguments)} {constants}"
         code = run(kernel, *arguments, grid=grid, warmup=True, **constants) if compiles(key) else None
+        if warmup:  # somebody asks what a launch to come takes
+            return code
         launches.append(Launch(kernel.__name__, tuple(grid), constants, key, code, present[0]))
         return code
 
     def numbers(array: Any, device: torch.device) -> torch.Tensor:
         # Copied, so that they lie as evenly in memory as a GPU's do; refused where a GPU's would be.
         return on_device(array, cuda if torch.cuda.is_current_stream_capturing() else device).clone()
+
+    def programs(device: Any, configuration: Any, kernel: Any, arguments: Any, constants: Any) -> int:
+        code = kernel.warmup(*arguments, grid=(1,), **constants)
+        needed = configuration if code is None else resources(code)
+        return launch.resident(cuda, configuration.warps, needed.registers, needed.shared)
 
     def by_tuner(tuner: Any, problem: Any, calls: Any) -> Any:
         present[0] = problem.key
@@ -121,6 +157,7 @@ def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool 
         (JITFunction, "run", stop),
         (tuning.Tuner, "run", by_tuner),
         (tuning, "tuner", cache(lambda device: tuning.Tuner(cuda, own=Path("/nowhere")))),
+        (tuning, "fingerprint", lambda device: GPU.name),
         (operators, "why_unavailable", lambda device: None),
         (torch.cuda, "get_device_properties", lambda device=None: GPU),
         (torch.cuda, "get_device_capability", lambda device=None: (GPU.major, GPU.minor)),
@@ -129,7 +166,7 @@ def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool 
     ]
     planners = (scroll_conv2d_plan, scroll_conv2d_weight_gradient)
     for planner in planners:
-        patches.append((planner, "programs", lambda device, *needed: launch.programs(cuda, *needed)))
+        patches.append((planner, "programs", programs))
         patches.append((planner, "on_device", numbers))
     with ExitStack() as stack:
         for owner, name, replacement in patches:

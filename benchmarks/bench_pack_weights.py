@@ -54,7 +54,7 @@ def main() -> None:
     parts = parts_of(weights, scroll=3)
     backends = ["torch", *(["native"] if native.why_unavailable(device) is None else [])]
     packed = pack_weights(weights, parts, dtype)
-    grads = [torch.ones_like(part) for part in packed]
+    grads = [torch.randn_like(part) for part in packed]
 
     def pack(backend: str) -> list[Tensor]:
         os.environ["SLIMKERN_BACKEND"] = backend

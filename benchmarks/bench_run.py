@@ -4,7 +4,8 @@
 
 CIFAR-100 in ten tasks of ten classes, ResNet-18, batches of 64. `--images` shortens the task's training set. From the
 seconds of an epoch and of the rest follows an estimate of a full cell of the paper (ten tasks of 200 epochs on all
-images), which is named so: nothing of it was run. A run is called captured only if its steps were recorded.
+images), which is named so: nothing of it was run. A run is called captured only if its steps were recorded. Where the
+files of CIFAR-100 aren't there, random images of their shape and number stand in, and the rows say so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from rows import Row, finish, left_out, parser, row
 
 from slimkern.continual.config import TrainConfig
-from slimkern.continual.data import Dataset, MissingDataError, load
+from slimkern.continual.data import IMAGE_SHAPES, Dataset, ImageSet, MissingDataError, load
 from slimkern.continual.metrics import Counts
 from slimkern.continual.recorder import EpochSummary, Recorder
 from slimkern.continual.training import Trainer
@@ -29,6 +30,8 @@ from slimkern.memory import keep_freed_memory
 
 PAPER = TrainConfig(data="cifar100", tasks=10)
 EPOCHS, IMAGES = 200, 4500
+TRAINING, TEST = 500, 100
+"""Images of each class of CIFAR-100."""
 
 
 class _EndOfTask(Exception):
@@ -70,6 +73,23 @@ def shortened(dataset: Dataset, share: float) -> Dataset:
     return replace(dataset, train=dataset.train.select(kept))
 
 
+def stand_in() -> Dataset:
+    """Random images of the shape and number of CIFAR-100's."""
+    classes, generator = 100, torch.Generator().manual_seed(0)
+
+    def images(of_each: int) -> ImageSet:
+        labels = torch.arange(classes).repeat(of_each)
+        size = (len(labels), *IMAGE_SHAPES["cifar100"])
+        return ImageSet(torch.randint(256, size, dtype=torch.uint8, generator=generator), labels)
+
+    names, channels = tuple(map(str, range(classes))), IMAGE_SHAPES["cifar100"][0]
+    deviation = (1 / 12) ** 0.5  # of numbers between 0 and 1
+    return Dataset(
+        "random images of cifar100's shape", images(TRAINING), images(TEST), names, (0.5,) * channels,
+        (deviation,) * channels, "crop-flip",
+    )  # fmt: skip
+
+
 def measure(config: TrainConfig, dataset: Dataset, images: int, device: str, eager: bool) -> Row:
     """The row of one setting."""
     shorter = shortened(dataset, images / IMAGES)
@@ -78,7 +98,7 @@ def measure(config: TrainConfig, dataset: Dataset, images: int, device: str, eag
     # The first epochs record steps; the last is like all that would follow. Tests grow with the tasks seen.
     cell = 10 * EPOCHS * watch.epochs[-1] * IMAGES / trained + sum(range(1, 11)) * watch.rest
     case: dict[str, Any] = {
-        "data": config.data, "widths": len(config.all_widths().shares), "precision": config.precision,
+        "data": dataset.name, "widths": len(config.all_widths().shares), "precision": config.precision,
         "batch": config.batch_size, "epochs": config.epochs, "images": trained,
     }  # fmt: skip
     if config.channels != PAPER.channels:
@@ -106,7 +126,8 @@ def main() -> None:
     try:
         dataset = load("cifar100", arguments.root, False)
     except MissingDataError as error:
-        return left_out("a run", error)
+        left_out("the images of CIFAR-100, for which random ones stand in", error)
+        dataset = stand_in()
     keep_freed_memory()
     config = replace(PAPER, epochs=arguments.epochs or (4 if on_gpu else 1), channels=arguments.channels)
     arguments.images = arguments.images or (IMAGES if on_gpu else 320)
@@ -117,7 +138,6 @@ def main() -> None:
         for eager in ((False, True) if on_gpu else (False,))
     ]
     finish([measure(own, dataset, arguments.images, arguments.device, eager) for own, eager in settings], arguments)
-    return None
 
 
 if __name__ == "__main__":

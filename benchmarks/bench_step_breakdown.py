@@ -1,6 +1,6 @@
 """Where the time of a slimkern step goes, by operator, beside the floor of each.
 
-    python benchmarks/bench_step_breakdown.py [--batch 64] [--precision fp32] [--save]
+    python benchmarks/bench_step_breakdown.py [--batch 64] [--precision fp32] [--backend native] [--scroll 0] [--save]
 
 A profiler adds up the time of each operator itself, over a few steps: that of the kernels of a captured step on a GPU,
 of threads on a CPU. Both gradients of a convolution and its forward pass may be kernels of one name, so they are one
@@ -18,7 +18,7 @@ import torch
 from floors import Machine, step_floor
 from profiled import recording
 from rows import finish, in_turns, parser, row
-from steps import DTYPES, Training
+from steps import BACKENDS, DTYPES, Training
 
 from slimkern.continual.precision import tensor_float_32
 from slimkern.memory import keep_freed_memory
@@ -45,16 +45,22 @@ def main() -> None:
     options = parser(__doc__, 5)
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--precision", choices=DTYPES, help="by default fp32, on a GPU bf16")
+    options.add_argument("--backend", choices=BACKENDS, help="of the operators; by default native, on a GPU triton")
+    options.add_argument("--scroll", type=int, default=0, help="blocks that the ranking is scrolled by")
     options.add_argument("--widths", type=int, default=4)
     options.add_argument("--channels", type=int, default=64, help="of the first stage")
     arguments = options.parse_args()
     device, widths = arguments.device, Widths.of(arguments.widths)
     on_gpu = device == "cuda"
     precision = arguments.precision or ("bf16" if on_gpu else "fp32")
+    backend = arguments.backend or ("triton" if on_gpu else "native")
     keep_freed_memory()
     with tensor_float_32(precision):
-        contender = contenders.slimkern(contenders.base_network(arguments.channels).to(device), widths, 0)
-        step = Training(contender, "captured" if on_gpu else "eager", precision, arguments.batch, device)
+        contender = contenders.slimkern(
+            contenders.base_network(arguments.channels).to(device), widths, arguments.scroll
+        )
+        step = Training(contender, "captured" if on_gpu else "eager", precision, arguments.batch, device, backend)
+        step.select()
         seconds = in_turns(
             {"step": step}, arguments.repetitions, 3 if on_gpu else 1, device=device, budget=arguments.budget / 2
         )["step"]
@@ -76,7 +82,10 @@ def main() -> None:
             own[group_of(event.key)] += event.self_cpu_time_total
     total = sum(own.values())
     step_seconds = statistics.median(seconds)
-    case = {"batch": arguments.batch, "precision": precision, "widths": arguments.widths}
+    case = {
+        "batch": arguments.batch, "precision": precision, "widths": arguments.widths, "scroll": arguments.scroll,
+        "backend": backend,
+    }  # fmt: skip
     if arguments.channels != 64:
         case["channels"] = arguments.channels
     finish(

@@ -1,6 +1,6 @@
 """One training step of ResNet-18 on 32x32 images: all widths in slimkern, beside everything else that trains them.
 
-    python benchmarks/bench_training_step.py [--batches 64 128] [--precisions fp32 bf16] [--only plain slimkern]
+    python benchmarks/bench_training_step.py [--batches 64 128] [--precisions fp32 bf16] [--scrolls 0 1] [--only plain]
 
 All steps do forward pass, loss, backward pass, clipping and update, and take turns in one process; the figure to read
 is the ratio to the plain network's step, repetition by repetition. A step that doesn't run here is left out, with the
@@ -115,7 +115,9 @@ def main() -> None:
         "--precisions", nargs="+", choices=DTYPES, help="by default fp32 and bf16, on a GPU all, in this order"
     )
     options.add_argument("--widths", type=int, default=4, help="number of even widths")
-    options.add_argument("--scroll", type=int, default=0, help="blocks that the ranking is scrolled by")
+    options.add_argument(
+        "--scrolls", type=int, nargs="+", help="blocks that the ranking is scrolled by; by default 0, on a GPU also 1"
+    )
     options.add_argument("--channels", type=int, default=64, help="of the first stage; 64 is ResNet-18")
     options.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="kinds of steps; see above")
     options.add_argument(
@@ -126,8 +128,10 @@ def main() -> None:
     keep_freed_memory()  # as the trainer does on a CPU; all gain by it
     for precision in arguments.precisions or (["bf16", "tf32", "fp16", "fp32"] if on_gpu else ["fp32", "bf16"]):
         for batch in arguments.batches or ([64, 128, 256] if on_gpu else [64]):
-            with tensor_float_32(precision):
-                finish(measure(arguments, batch, precision), arguments)
+            for scroll in arguments.scrolls or ([0, 1] if on_gpu else [0]):
+                arguments.scroll = scroll
+                with tensor_float_32(precision):
+                    finish(measure(arguments, batch, precision), arguments)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from rows import Times, in_turns
 
+from slimkern.kernels.capturing import capturing
+
 FLUSHED = 256 * 2**20
 
 Call = Callable[[], object]
@@ -45,7 +47,7 @@ def captured(call: Call) -> Call:
             call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capturing(graph):
         call()
     return graph.replay
 

@@ -220,7 +220,7 @@ def finish(rows: Sequence[Row], options: argparse.Namespace) -> None:
 
 def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repetitions: int = 30, budget: float = 5.0) -> float:
     """Bytes a second of the fastest copy between two tensors larger than any cache, reading and writing counted."""
-    source = torch.ones(megabytes * 2**18, device=device)
+    source = torch.empty(megabytes * 2**18, device=device).random_()
     target = torch.empty_like(source)
     seconds = in_turns({"copy": lambda: target.copy_(source)}, repetitions, device=device, budget=budget)["copy"]
     return 2 * source.nbytes / min(seconds)

@@ -40,7 +40,7 @@ STEPS = (
 _KEYS = ("benchmark", "case", "name", "milliseconds", "repetitions", "figures", "device", "versions", "commit")
 _CASES = {
     "training_step": ("batch", "precision"),
-    "step_breakdown": ("batch", "precision"),
+    "step_breakdown": ("batch", "precision", "scroll", "backend"),
     "run": ("data", "widths", "precision", "batch", "epochs", "images"),
 }
 _COLOURS = ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#999999")
@@ -224,7 +224,8 @@ def _steps(rows: Sequence[Row]) -> list[Row]:
 
 
 def _breakdown(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in _of("step_breakdown", rows) if "channels" not in row["case"]]
+    parts = [row for row in _of("step_breakdown", rows) if "channels" not in row["case"]]
+    return [row for row in parts if all(row["case"].get(key) == value for key, value in SHOWN.items())]
 
 
 def _drawn(rows: Sequence[Row]) -> list[Row]:
@@ -267,19 +268,20 @@ def _draw_steps(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _draw_breakdown(rows: Sequence[Row], path: Path) -> Path:
-    """Stacked bars of the time by operator, measured and at least, a pair for each device and precision."""
+    """Stacked bars of the time by operator, measured and at least, a pair for each device, backend and precision."""
     pyplot = load_extra("matplotlib.pyplot", "plot")
     own = _breakdown(rows)
     groups = list(dict.fromkeys(row["name"] for row in own))
-    cases = list(dict.fromkeys((row["device"], row["case"]["precision"], row["case"]["batch"]) for row in own))
+    panels: dict[tuple, list[Row]] = {}
+    for row in own:
+        panels.setdefault((row["device"], *itemgetter("backend", "precision", "batch")(row["case"])), []).append(row)
     with pyplot.style.context(STYLE):
         figure, axes = pyplot.subplots(
-            1, len(cases), figsize=(5.2 * len(cases), 4.6), squeeze=False, layout="constrained"
+            1, len(panels), figsize=(5.2 * len(panels), 4.6), squeeze=False, layout="constrained"
         )
-        for axis, case in zip(axes[0], cases, strict=True):
-            found = [row for row in own if (row["device"], row["case"]["precision"], row["case"]["batch"]) == case]
+        for axis, ((device, backend, precision, batch), parts) in zip(axes[0], panels.items(), strict=True):
             bottoms = [0.0, 0.0]
-            for row in found:
+            for row in parts:
                 heights = [row["milliseconds"]["p50"], row["figures"].get("floor ms") or 0.0]
                 colour = _COLOURS[groups.index(row["name"])]
                 axis.bar(["measured", "floor"], heights, 0.6, bottoms, color=colour, label=row["name"])
@@ -288,7 +290,7 @@ def _draw_breakdown(rows: Sequence[Row], path: Path) -> Path:
                 axis.annotate(
                     f"{total:.1f}", (place, total), (0, 3), textcoords="offset points", ha="center", fontsize=9
                 )
-            axis.set(ylabel="ms a step", title=f"slimkern step, {case[1]}, batch {case[2]}\n{case[0]}")
+            axis.set(ylabel="ms a step", title=f"slimkern {backend}, {precision}, batch {batch}\n{device}")
             handles, labels = axis.get_legend_handles_labels()
             axis.legend(handles[::-1], labels[::-1], loc="upper right", fontsize=8)
         return _stored(figure, path)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slimkern.graphs.recorded import Recorded, Step
+from slimkern.kernels.capturing import capturing
 
 
 class CudaGraphs:
@@ -41,12 +42,13 @@ class CudaGraphs:
         """Record one graph, which runs nothing, then replay it; run the step eagerly if that fails."""
         own = tuple(tensor.clone() for tensor in tensors)
         graph = torch.cuda.CUDAGraph()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(graph, self._pool, self._own_stream(), capture_error_mode="thread_local"):
+            with capturing(graph, self._pool, self._own_stream()):
                 result = step(*own)
         except RuntimeError as error:
+            self._pool = None  # it may be closed
             return Recorded(step(*tensors), reason=str(error).partition("\n")[0])
-        self._pool = graph.pool()
 
         def replay(*given: Tensor) -> Any:
             for mine, yours in zip(own, given, strict=True):

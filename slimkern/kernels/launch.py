@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import cache
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from triton import knobs
 
+from slimkern.kernels.configurations import Configuration, ReductionConfiguration
 from slimkern.kernels.geometry import Pair
 
 INTERPRETED = bool(knobs.runtime.interpret)
@@ -24,6 +25,9 @@ INTERPRETED_PROGRAMS = 3
 
 REGISTERS, PROGRAMS = 64 * 1024, 8
 """Of a multiprocessor: registers, and how many programs are worth having on one."""
+
+REGISTERS_AT_ONCE = 8
+"""Registers of a thread are handed out by so many."""
 
 RESERVED = 1024
 """Bytes of shared memory that CUDA keeps for itself in each program."""
@@ -47,24 +51,64 @@ def on_device(numbers: Sequence[Sequence[int]] | NDArray[np.int32], device: torc
     """Numbers as int32 on a device. Plans keep them: nothing is copied when a launch is repeated.
 
     Raises:
-        RuntimeError: a CUDA graph is being captured; it would copy the numbers at each replay.
+        RuntimeError: see `refuse_in_capture`.
+    """
+    refuse_in_capture(device)
+    return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int32)).to(device)
+
+
+def refuse_in_capture(device: torch.device) -> None:
+    """Refuse to plan a launch while a CUDA graph is being captured.
+
+    Raises:
+        RuntimeError: one is; it would copy the plan's numbers at each replay.
     """
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "a CUDA graph is being captured, and this launch has no plan yet: run the same call once before the capture"
         )
-    return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int32)).to(device)
+
+
+def programs(
+    device: torch.device,
+    configuration: Configuration | ReductionConfiguration,
+    kernel: Any,
+    arguments: Sequence[Any],
+    constants: Mapping[str, Any],
+) -> int:
+    """Programs of a kernel that a device holds at once, by what its code for these arguments really takes.
+
+    The kernel is compiled and loaded for that, as its first launch would have done.
+
+    Args:
+        device: that will run it.
+        configuration: its warps, and the budgets that count where no driver tells what the code takes.
+        kernel: of Triton.
+        arguments: as a launch has them, but for the numbers that tensors hold.
+        constants: likewise.
+
+    Raises:
+        OutOfResources: the code takes more than the device has.
+    """
+    if device.type != "cuda":
+        return INTERPRETED_PROGRAMS
+    code = kernel.warmup(*arguments, grid=(1,), **constants)
+    if hasattr(code, "result"):  # compiled by another thread
+        code = code.result()
+    if code is None:
+        return resident(device, configuration.warps, configuration.registers, configuration.shared)
+    _ = code.run  # loads it
+    return resident(device, configuration.warps, code.n_regs or configuration.registers, code.metadata.shared)
 
 
 @cache
-def programs(device: torch.device, warps: int, registers: int, shared: int) -> int:
-    """Programs that a device holds at once, each with so many warps, registers a thread, and bytes of shared memory."""
-    if device.type != "cuda":
-        return INTERPRETED_PROGRAMS
+def resident(device: torch.device, warps: int, registers: int, shared: int) -> int:
+    """Programs that a GPU holds at once, each with so many warps, registers a thread, and bytes of shared memory."""
     properties = torch.cuda.get_device_properties(device)
     by_memory = properties.shared_memory_per_multiprocessor // (shared + RESERVED)
-    resident = min(by_memory, REGISTERS // (registers * warps * 32), PROGRAMS)
-    return max(resident, 1) * properties.multi_processor_count
+    handed_out = -(-registers // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE * warps * 32
+    at_once = min(by_memory, REGISTERS // handed_out, PROGRAMS)
+    return max(at_once, 1) * properties.multi_processor_count
 
 
 def check_boxes(device: torch.device) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import gcd
 from typing import Any
@@ -13,9 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from slimkern.kernels.capturing import keep_for_graphs
 from slimkern.kernels.configurations import Configuration
 from slimkern.kernels.geometry import Geometry, Pair
-from slimkern.kernels.launch import INTERPRETED, check_boxes, on_device, precision, programs, with_scratch
+from slimkern.kernels.launch import (
+    INTERPRETED,
+    check_boxes,
+    on_device,
+    precision,
+    programs,
+    refuse_in_capture,
+    with_scratch,
+)
 from slimkern.kernels.scroll_conv2d_boxes import gather_boxes
 from slimkern.kernels.scroll_conv2d_gather import gather
 from slimkern.kernels.scroll_conv2d_row import GatherRow
@@ -38,12 +47,26 @@ PLANS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A launch, but for the tensors it is given: its kernel, its numbers on the device, and its constants."""
+    """A launch, but for the tensors it is given.
+
+    Which program computes which tiles is planned by the first launch of each kind, as it depends on how many programs
+    a device holds at once, and that on the code that Triton compiles.
+
+    Attributes:
+        kernel: `gather` or `gather_boxes`.
+        table: its rows, on the device.
+        grids: the tiles of each.
+        configuration: of the tiles.
+        constants: of the kernel.
+        numbers: by kind of launch, on the device, what tells each program its tiles; where those begin comes last.
+    """
 
     kernel: Any
-    numbers: tuple[Tensor, ...]
-    programs: int
+    table: Tensor
+    grids: tuple[TileGrid, ...]
+    configuration: Configuration
     constants: dict[str, Any]
+    numbers: dict[Hashable, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def launch(
         self,
@@ -55,27 +78,43 @@ class Plan:
         products: str | None,
     ) -> None:
         """Write the results, and the moments if there is room for them."""
-        arguments = (
+        tensors = (
             tuple(sources),
             tuple(weights),
             None if biases is None else tuple(biases),
             tuple(results),
             moments,
-            *self.numbers,
+            self.table,
+        )
+        sizes = (
             sources[0].shape[0],
             *sources[0].shape[2:],
             *results[0].shape[2:],
             *((0, 0) if moments is None else moments.shape[1:]),
         )
         constants = {"PRECISION": products or precision(sources[0].dtype), "UPCAST": INTERPRETED, **self.constants}
+        kind = (sources[0].dtype, constants["PRECISION"], biases is None, moments is None)
+        if kind not in self.numbers:
+            self.numbers[kind] = self._share_out(tensors, sizes, constants)
+        numbers = self.numbers[kind]
+        keep_for_graphs(self, self.table.device)
 
         def launch() -> None:
-            self.kernel[(self.programs,)](*arguments, **constants)
+            self.kernel[(len(numbers[-1]) - 1,)](*tensors, *numbers, *sizes, **constants)
 
-        if self.kernel is gather_boxes:
+        if self.configuration.boxes:
             with_scratch(sources[0].device, launch)
         else:
             launch()
+
+    def _share_out(self, tensors: Sequence[Any], sizes: Sequence[int], constants: dict[str, Any]) -> tuple[Tensor, ...]:
+        device = self.table.device
+        refuse_in_capture(device)
+        stand_ins = [self.table] * (3 if self.configuration.boxes else 2)
+        most = programs(device, self.configuration, self.kernel, (*tensors, *stand_ins, *sizes), constants)
+        shares = plan_tiles(self.grids, min(most, sum(grid.pixel_tiles * grid.channel_tiles for grid in self.grids)))
+        ends = _segments(shares) if self.configuration.boxes else (shares.starts,)
+        return tuple(on_device(array, device) for array in (shares.tiles, *ends))
 
 
 @lru_cache(PLANS)
@@ -114,10 +153,6 @@ def _plan(
     configuration: Configuration,
     device: torch.device,
 ) -> Plan:
-    grids = [_tiles(row, batch, configuration) for row in rows]
-    total = sum(grid.pixel_tiles * grid.channel_tiles for grid in grids)
-    resident = programs(device, configuration.warps, configuration.registers, configuration.shared)
-    shares = plan_tiles(grids, min(resident, total))
     constants = {
         f"{name.upper()}_{axis}": number
         for axis, walk in zip("HW", walks, strict=True)
@@ -132,21 +167,21 @@ def _plan(
     }
     if configuration.boxes:
         check_boxes(device)
-        kernel, numbers = gather_boxes, [rows, shares.tiles, *_segments(shares)]
         constants["BOX"] = box_of(rows, near_stride, configuration, source, (walks[0].scale, walks[1].scale))
         taps = [max(row.tap_rows for row in rows), max(row.tap_columns for row in rows)]
         for axis, walk, most in zip("HW", walks, taps, strict=True):
             period = walk.scale // gcd(walk.scale, walk.step)
             constants |= {f"PERIOD_{axis}": period, f"GROUPS_{axis}": min(period, max(most, 1))}
     else:
-        kernel, numbers = gather, [rows, shares.tiles, shares.starts]
         constants |= {
             "NEAR_STRIDE": near_stride,
             "PIXELS": configuration.pixels,
             "EVEN_DEPTH": all(row.depth % configuration.depth == 0 for row in rows),
             "ALIGNMENT": alignment(rows),
         }
-    return Plan(kernel, tuple(on_device(array, device) for array in numbers), len(shares.starts) - 1, constants)
+    kernel: Any = gather_boxes if configuration.boxes else gather
+    grids = tuple(_tiles(row, batch, configuration) for row in rows)
+    return Plan(kernel, on_device(rows, device), grids, configuration, constants)
 
 
 def _tiles(row: GatherRow, batch: int, configuration: Configuration) -> TileGrid:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import gcd
 from typing import Any
@@ -11,9 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimkern.kernels.capturing import keep_for_graphs
 from slimkern.kernels.configurations import ReductionConfiguration
 from slimkern.kernels.geometry import Geometry, Pair
-from slimkern.kernels.launch import INTERPRETED, Unsuitable, check_boxes, on_device, precision, programs, with_scratch
+from slimkern.kernels.launch import (
+    INTERPRETED,
+    Unsuitable,
+    check_boxes,
+    on_device,
+    precision,
+    programs,
+    refuse_in_capture,
+    with_scratch,
+)
 from slimkern.kernels.reduction_plan import plan_reduction
 from slimkern.kernels.scroll_conv2d_reduction import add_partial_sums, sum_boxes, sum_pixels
 from slimkern.kernels.scroll_conv2d_rows import check_every_pixel
@@ -65,13 +75,34 @@ def weight_gradient(
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Both launches, but for the tensors they are given: their numbers on the device, and their constants."""
+    """Both launches, but for the tensors they are given.
+
+    How the sums are cut is planned by the first launch of each kind, as it depends on how many programs a device holds
+    at once, and that on the code that Triton compiles.
+
+    Attributes:
+        kernel: `sum_pixels` or `sum_boxes`.
+        table: the slabs.
+        channels: of each input tensor.
+        taps: of the convolution's kernel.
+        configuration: of the tiles.
+        device: that everything is on.
+        partial_sum: elements of one.
+        constants: of the kernel.
+        constants_of_sum: of the one that adds partial sums.
+        numbers: by kind of launch, on the device, the tables of a `ReductionPlan`.
+    """
 
     kernel: Any
-    numbers: tuple[Tensor, ...]
+    table: SlabTable
+    channels: tuple[int, ...]
+    taps: int
+    configuration: ReductionConfiguration
+    device: torch.device
     partial_sum: int
     constants: dict[str, Any]
     constants_of_sum: dict[str, Any]
+    numbers: dict[Hashable, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def launch(
         self,
@@ -83,24 +114,39 @@ class Plan:
         products: str | None,
     ) -> None:
         """Write the gradients."""
-        items = len(self.numbers[1])
-        partial_sums = slabs[0].new_empty(items, self.partial_sum, dtype=torch.float32)
-        arguments = (tuple(slabs), tuple(grads), *self.numbers[:3], partial_sums, pixels)
         constants = {"PRECISION": products or precision(slabs[0].dtype), "UPCAST": INTERPRETED, **self.constants}
+        kind = (slabs[0].dtype, constants["PRECISION"])
+        if kind not in self.numbers:
+            self.numbers[kind] = self._cut(slabs, grads, pixels, constants)
+        numbers = self.numbers[kind]
+        keep_for_graphs(self, self.device)
+        items = len(numbers[1])
+        partial_sums = slabs[0].new_empty(items, self.partial_sum, dtype=torch.float32)
+        arguments = (tuple(slabs), tuple(grads), *numbers[:3], partial_sums, pixels)
         if items and self.kernel is sum_pixels:
             self.kernel[(items,)](*arguments, **constants)
         elif items:
             with_scratch(slabs[0].device, lambda: self.kernel[(items,)](*arguments, **constants))
         second: Any = add_partial_sums
-        second[(len(self.numbers[3]), -(-self.partial_sum // ELEMENTS))](
+        second[(len(numbers[3]), -(-self.partial_sum // ELEMENTS))](
             partial_sums,
-            *self.numbers[3:],
+            *numbers[3:],
             tuple(of_weights),
             None if of_biases is None else tuple(of_biases),
             ELEMENTS=ELEMENTS,
             AT_ONCE=AT_ONCE,
             **self.constants_of_sum,
         )
+
+    def _cut(
+        self, slabs: Sequence[Tensor], grads: Sequence[Tensor], pixels: int, constants: dict[str, Any]
+    ) -> tuple[Tensor, ...]:
+        refuse_in_capture(self.device)
+        stand_ins = [slabs[0].new_empty(1, dtype=dtype) for dtype in (*[torch.int32] * 3, torch.float32)]
+        arguments = (tuple(slabs), tuple(grads), *stand_ins, pixels)
+        items = self.configuration.waves * programs(self.device, self.configuration, self.kernel, arguments, constants)
+        tables = plan_reduction(self.table, self.channels, self.taps, self.configuration, pixels, items)
+        return tuple(on_device(array, self.device) for array in tables)
 
 
 @lru_cache(PLANS)
@@ -123,9 +169,6 @@ def _plan(
         check_boxes(device)
         check_every_pixel(image, geometry.stride)
         _check_box(configuration, result, alignment)
-    resident = programs(device, configuration.warps, configuration.registers, configuration.shared)
-    taps = geometry.kernel[0] * geometry.kernel[1]
-    numbers = plan_reduction(table, channels, taps, configuration, pixels, configuration.waves * resident)
     tile = {
         "KERNEL": geometry.kernel,
         "TAPS": configuration.taps,
@@ -146,7 +189,11 @@ def _plan(
     }
     return Plan(
         sum_boxes if configuration.boxes else sum_pixels,
-        tuple(on_device(array, device) for array in numbers),
+        table,
+        channels,
+        geometry.kernel[0] * geometry.kernel[1],
+        configuration,
+        device,
         (configuration.taps * configuration.inputs + bias) * configuration.outputs,
         tile | constants,
         tile,

@@ -2,14 +2,12 @@
 
 Measurements are data: `choices.json` in this package holds those of known devices, a file in the user's cache those of
 others. A pass that neither knows is measured where PyTorch's own switch asks for it, `torch.backends.cudnn.benchmark`,
-and never while a CUDA graph is being captured.
+and never while a CUDA graph is being captured. That takes seconds to minutes for each, and is told when it begins.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -21,76 +19,24 @@ from typing import Any, TypeVar
 import torch
 from triton.runtime.errors import OutOfResources
 
+from slimkern.kernels.capturing import capturing
+from slimkern.kernels.choice_table import SHIPPED, add_entry, cache_file, fingerprint, name_of, read_table
 from slimkern.kernels.configurations import SLAB_BY_SLAB
 from slimkern.kernels.launch import Unsuitable
 from slimkern.kernels.problem import AnyConfiguration, Problem
 
-VERSION = 2
-SHIPPED = Path(__file__).with_name("choices.json")
 UNSUITABLE = (Unsuitable, OutOfResources)
 """What a launch raises whose configuration doesn't suit it."""
 
 INTERPRETER_SHARED = 1 << 30
 
 Result = TypeVar("Result")
-Table = dict[str, dict[str, dict[str, dict[str, Any]]]]
-"""Device, problem, way: the configuration's name (none slab by slab) and the microseconds it took."""
-
-
-def cache_file() -> Path:
-    """Where this user's measurements are kept: under XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slimkern" / f"choices-{VERSION}.json"
 
 
 @cache
 def tuner(device: torch.device) -> Tuner:
     """The tuner of a device."""
     return Tuner(device)
-
-
-def read_table(path: Path) -> Table:
-    """The measurements in a file; none, with a warning, if it is broken or of another version."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        warnings.warn(f"{path} can't be read ({error}): kernels are chosen without it", stacklevel=2)
-        return {}
-    if not _is_table(content):
-        warnings.warn(f"{path} isn't a table of version {VERSION}: kernels are chosen without it", stacklevel=2)
-        return {}
-    return content["devices"]
-
-
-def _is_table(content: Any) -> bool:
-    try:
-        entries = [
-            (entry["configuration"], float(entry["microseconds"]))
-            for problems in content["devices"].values()
-            for ways in problems.values()
-            for entry in ways.values()
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return False
-    return content.get("version") == VERSION and all(isinstance(name, str | None) for name, _ in entries)
-
-
-def write_table(path: Path, table: Table) -> None:
-    """Replace a file of measurements at once, so that readers see the old or the new one.
-
-    Raises:
-        OSError: the folder can't be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"version": VERSION, "devices": table}, file, indent=1, sort_keys=True)
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
 
 
 def milliseconds(launch: Callable[[], object]) -> float:
@@ -104,7 +50,7 @@ def milliseconds(launch: Callable[[], object]) -> float:
     for _ in range(3):  # compiles and plans, which a capture can't
         launch()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with capturing(graph):
         launch()
     return float(do_bench(graph.replay, warmup=5, rep=30, return_mode="median"))  # pyright: ignore[reportArgumentType]
 
@@ -124,8 +70,8 @@ class Tuner:
 
     Args:
         device: that all passes run on.
-        own: file of this user's measurements; by default `cache_file()`.
-        shipped: file of those that come with the package.
+        own: file of this user's measurements, kept by `fingerprint`; by default `cache_file()`.
+        shipped: file of those that come with the package, by the device's name. As `own`, it is written.
         measure: gives the milliseconds that a launch takes.
     """
 
@@ -139,10 +85,11 @@ class Tuner:
         self._device = device
         self._own = own or cache_file()
         self._measure = measure
+        self._told = False
         self._ranked: dict[tuple[Problem, str], list[AnyConfiguration]] = {}
-        self._name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self._known = read_table(shipped).get(self._name, {})
-        for key, ways in read_table(self._own).get(self._name, {}).items():
+        self._place = name_of(device) if self._own == shipped else fingerprint(device)
+        self._known = read_table(shipped).get(name_of(device), {})
+        for key, ways in read_table(self._own).get(self._place, {}).items():
             self._known.setdefault(key, {}).update(ways)
 
     def run(self, problem: Problem, launches: Mapping[str, Callable[[Any], Result]]) -> Result:
@@ -184,9 +131,7 @@ class Tuner:
         entry = {"configuration": configuration, "microseconds": round(microseconds, 2)}
         self._known.setdefault(problem.key, {})[way] = entry
         try:
-            table = read_table(self._own)
-            table.setdefault(self._name, {}).setdefault(problem.key, {})[way] = entry
-            write_table(self._own, table)
+            add_entry(self._own, self._place, problem.key, way, entry)
         except OSError as error:
             warnings.warn(f"{self._own} can't be written ({error}): measurements end with this process", stacklevel=2)
 
@@ -198,6 +143,7 @@ class Tuner:
         candidates.sort(key=lambda own: _name(own) != known)
         if known == _name(candidates[0]) or not may_measure(self._device):
             return candidates
+        self._tell(f"{len(candidates)} candidates for {problem.key}, {way}")
         times = dict.fromkeys(candidates, inf)
         for configuration in candidates:
             with suppress(*UNSUITABLE):
@@ -206,6 +152,17 @@ class Tuner:
         if times[best] < inf:
             self.record(problem, way, _name(best), times[best] * 1e3)
         return ranked
+
+    def _tell(self, first: str) -> None:
+        """Say once what takes so long."""
+        if not self._told:
+            self._told = True
+            logging.getLogger(__name__).warning(
+                "measuring kernels, as torch.backends.cudnn.benchmark asks: %s, then those of every other pass that is "
+                "new. Each is compiled first, so the first step takes minutes; what is measured is kept in %s",
+                first,
+                self._own,
+            )
 
     def _limits(self) -> tuple[bool, int]:
         if self._device.type != "cuda":

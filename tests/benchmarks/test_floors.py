@@ -30,6 +30,11 @@ def test_where_memory_decides_activations_cost_their_widths() -> None:
     assert every["update of the weights"] == plain["update of the weights"]
 
 
+def test_what_is_timed_are_random_numbers() -> None:
+    operands = [own for call, _ in floors.arithmetic(torch.float32, "cpu").values() for own in call.args]
+    assert len(operands) == 10 and all(own.std() > 0.5 for own in operands)
+
+
 def test_no_arithmetic_of_a_step_is_faster_than_the_machine() -> None:
     """Convolutions beat products of matrices on some machines: a floor of products alone would be none."""
     machine = floors.Machine.measured(torch.float32, "cpu", budget=1.0)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from slimkern.continual.data import Dataset, ImageSet
+from slimkern.continual.data import Dataset, ImageSet, MissingDataError
 from slimkern.experiments.bench_report import PRECISIONS, STEPS, read_rows, section
-from slimkern.ops import native
+from slimkern.ops import backends, native
 
 rows = pytest.importorskip("rows")
 steps = pytest.importorskip("steps")
@@ -126,12 +126,68 @@ def test_a_run_is_called_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert told["case"]["batch"] == 64 and told["figures"]["estimate of a full cell, hours"] > 0
 
 
+def test_without_cifar_100_random_images_stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = pytest.importorskip("bench_run")
+    whole = (script.TRAINING * 100, script.TEST * 100)
+
+    def missing(*arguments: object) -> Dataset:
+        raise MissingDataError("no such folder")
+
+    monkeypatch.setattr(script, "load", missing)
+    monkeypatch.setattr(script, "TRAINING", 4)
+    monkeypatch.setattr(script, "TEST", 1)
+    (told,) = stored("bench_run", [*FEW, "--widths", "4"], tmp_path, monkeypatch)
+    assert told["case"]["data"] == "random images of cifar100's shape" and whole == (50_000, 10_000)
+    assert "random ones stand in: no such folder" in capsys.readouterr().err
+    made = script.stand_in()
+    assert made.train.images.shape == (400, 3, 32, 32) and made.test.images.shape == (100, 3, 32, 32)
+    assert made.train.images.float().std() > 50
+
+
 @compiled
 def test_the_breakdown_shares_out_the_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = stored("bench_step_breakdown", [*FEW, "--batch", "2"], tmp_path, monkeypatch)
     shares = {own["name"]: own["figures"]["share"] for own in told}
     assert sum(shares.values()) == pytest.approx(1, rel=1e-3) and all(share > 0 for share in shares.values())
     assert {own["name"] for own in told if own["figures"]["floor ms"] is None} == {"heads and losses", "all else"}
+
+
+@compiled
+def test_the_breakdown_is_that_of_the_backend_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: set[str | None] = set()
+    call, contenders = steps.Training.__call__, pytest.importorskip("contenders")
+    made, scrolls = contenders.slimkern, []
+
+    def noted(training: Any) -> None:
+        served.add(os.environ.get(backends.ENVIRONMENT_VARIABLE))
+        call(training)
+
+    monkeypatch.setattr(steps.Training, "__call__", noted)
+    monkeypatch.setattr(contenders, "slimkern", lambda *asked: [made(*asked), scrolls.append(asked[-1])][0])
+    told = stored(
+        "bench_step_breakdown", [*FEW, "--batch", "2", "--backend", "torch", "--scroll", "1"], tmp_path, monkeypatch
+    )
+    assert served == {"torch"} and scrolls == [1]
+    assert all((own["case"]["backend"], own["case"]["scroll"]) == ("torch", 1) for own in told)
+
+
+def test_a_gpu_is_timed_scrolled_and_unscrolled(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = pytest.importorskip("bench_training_step")
+    measured: list[tuple[str, int, int]] = []
+
+    def measure(options: Any, batch: int, precision: str) -> list[Any]:
+        measured.append((precision, batch, options.scroll))
+        return []
+
+    monkeypatch.setattr(script, "measure", measure)
+    for device, asked, scrolls in (("cuda", [], [0, 1]), ("cpu", [], [0]), ("cpu", ["--scrolls", "3"], [3])):
+        arguments = ["--device", device, "--batches", "2", "--precisions", "fp32", *asked]
+        monkeypatch.setattr(sys, "argv", ["bench_training_step", *arguments])
+        script.main()
+        assert measured == [("fp32", 2, scroll) for scroll in scrolls]
+        measured.clear()
 
 
 @compiled

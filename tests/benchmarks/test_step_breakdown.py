@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 breakdown = pytest.importorskip("bench_step_breakdown")
@@ -39,3 +42,35 @@ OURS, NATIVE = "void slimkern::(anonymous namespace)::", "void at::native::"
 )
 def test_operators_and_kernels_are_told_by_their_names(name: str, group: str) -> None:
     assert breakdown.group_of(name) == group
+
+
+ROOT = Path(__file__).resolve().parents[2]
+CALLED_BY_KERNELS = {"device_functions.py", "scroll_conv2d_row.py"}
+
+
+def names_of_kernels() -> set[str]:
+    """Those of all kernels in CUDA and in Triton's language."""
+    cuda = {
+        name
+        for path in (ROOT / "csrc" / "cuda").iterdir()
+        for name in re.findall(r"__global__[^;{]*?\b(\w+)\(\s*(?!\w+\))", _without_bounds(path))
+    }
+    triton = {
+        name
+        for path in (ROOT / "slimkern" / "kernels").glob("*.py")
+        if path.name not in CALLED_BY_KERNELS
+        for name in re.findall(r"@triton\.jit\ndef ([a-z]\w*)\(", path.read_text(encoding="utf-8"))
+    }
+    return cuda | triton
+
+
+def _without_bounds(path: Path) -> str:
+    return re.sub(r"__launch_bounds__\([^)]*\)", "", path.read_text(encoding="utf-8"))
+
+
+def test_every_kernel_of_ours_has_a_group() -> None:
+    names = names_of_kernels()
+    assert {"gather", "gather_few_channels", "add_partial_sums", "pack_kernel", "norms_kernel"} <= names
+    assert sorted(name for name in names if breakdown.group_of(name) == breakdown.REST) == []
+    in_full = {name: breakdown.group_of(f"{OURS}{name}<float>(Rows)") for name in names if name.endswith("_kernel")}
+    assert in_full == {name: breakdown.group_of(name) for name in in_full}

@@ -30,8 +30,8 @@ def step(name: str, ms: float, ratio: float | None, precision: str = "fp32", **c
     }
 
 
-def part(name: str, ms: float, floor: float | None) -> dict[str, Any]:
-    own = step(name, ms, None)
+def part(name: str, ms: float, floor: float | None, **case: Any) -> dict[str, Any]:
+    own = step(name, ms, None, **{"backend": "native", **case})
     return {**own, "benchmark": "step_breakdown", "figures": {"floor ms": floor, "share": 0.5}}
 
 
@@ -52,6 +52,7 @@ ROWS = [
     part("convolutions forward", 3.0, 2.0),
     part("all else", 1.0, None),
 ]
+SCROLLED = part("all else", 1.0, None, scroll=1)
 
 
 @pytest.fixture
@@ -93,6 +94,16 @@ def test_what_was_not_measured_is_named() -> None:
     missing = unwrapped.partition("Not measured here: ")[2].partition(".  ")[0].split("; ")
     assert '"plain, captured"' in missing and '"plain, eager"' not in missing
     assert missing[-3:] == ["256 images", "tf32", "fp16"] and len(missing) == len(module.STEPS) - 2 + 3
+
+
+def test_each_backend_has_its_own_bars_and_scrolled_steps_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert module._breakdown([*ROWS, SCROLLED]) == ROWS[-2:]
+    pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(module, "_stored", lambda figure, path: [axis.get_title("left") for axis in figure.axes])
+    titles = module._draw_breakdown([*ROWS, SCROLLED, part("all else", 2.0, None, backend="torch")], tmp_path)
+    assert [title.partition(",")[0] for title in titles] == ["slimkern native", "slimkern torch"]
 
 
 def test_only_what_is_between_the_marks_changes() -> None:

@@ -200,7 +200,8 @@ def test_every_configuration_is_as_exact_as_cudnn(case: Case, kind: str) -> None
     for operation, way, launch in layer.by_triton():
         computed = "forward" if operation == "stem" else operation
         truths = layer.by_torch(computed, torch.float64)
-        allowed = 2 * errors(layer.by_torch(computed, DTYPES[kind]), truths) + SLACK
+        times = 4 if kind == "tf32" else 2  # numbers may be cut off to TF32, or rounded
+        allowed = times * errors(layer.by_torch(computed, DTYPES[kind]), truths) + SLACK
         for configuration, given in suitable(layer.candidates(operation), launch):
             error = errors(given, truths)
             assert error <= allowed, f"{operation} {way} {configuration.name}: {error:.1e} exceeds {allowed:.1e}"
@@ -324,5 +325,7 @@ def test_operators_are_as_exact_as_plain_torch(
         return [*(result.detach() for result in results), *(leaf.grad for leaf in leaves)]
 
     truths = run("torch", torch.float64)
-    allowed = 2 * errors(run("torch", dtype), truths) + SLACK
+    allowed = (4 if kind == "tf32" else 2) * errors(
+        run("torch", dtype), truths
+    ) + SLACK  # TF32 may be cut off or rounded
     assert errors(run("triton", dtype), truths) <= allowed

@@ -89,8 +89,8 @@ STRIDED, ONE = Geometry((3, 3), (2, 2), (1, 1)), Geometry((1, 1))
 DILATED = Geometry((3, 3), padding=(2, 2), dilation=(2, 2))
 FORWARD, GRADIENT, REDUCTION, STEM = "forward", "input gradient", "weight gradient", "stem"
 PLAIN = {
-    "gather": (Variant(FORWARD, FORWARD), Variant(GRADIENT, GRADIENT)),
-    "stem": (Variant(STEM, STEM),),
+    "gather": (Variant(FORWARD, FORWARD, moments=True), Variant(GRADIENT, GRADIENT)),
+    "stem": (Variant(STEM, STEM, moments=True),),
     "reduction": (Variant(REDUCTION, REDUCTION),),
 }
 VARIANTS = {

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +11,15 @@ import torch
 pytest.importorskip("triton")
 
 from slimkern.kernels import tuning
-from slimkern.kernels.configurations import FAMILIES, SLAB_BY_SLAB
+from slimkern.kernels.choice_table import fingerprint, read_table, write_table
+from slimkern.kernels.configurations import SLAB_BY_SLAB
 from slimkern.kernels.geometry import Geometry
 from slimkern.kernels.launch import Unsuitable
 from slimkern.kernels.problem import AnyConfiguration, Problem, turn
-from slimkern.kernels.tuning import Tuner, read_table, write_table
+from slimkern.kernels.tuning import Tuner
 
 CPU = torch.device("cpu")
+HERE = fingerprint(CPU)
 QUARTERS = (128, 256, 384, 512)
 LAYER = Problem("forward", "bfloat16", 64, (4, 4), QUARTERS, QUARTERS, Geometry((3, 3), padding=(1, 1)))
 CANDIDATES = LAYER.candidates(boxes=True, shared=1 << 30)
@@ -72,7 +74,7 @@ def test_measures_once_and_remembers_in_the_cache(own: Path) -> None:
     other = replace(LAYER, batch=128)
     Tuner(CPU, own, measure=again.milliseconds).run(other, {"packed": again.launch})
     assert again.measured == len(CANDIDATES)
-    assert set(read_table(own)["cpu"]) == {LAYER.key, other.key}
+    assert set(read_table(own)[HERE]) == {LAYER.key, other.key}
 
 
 @pytest.mark.usefixtures("benchmark")
@@ -90,7 +92,7 @@ def test_every_way_is_measured_and_the_fastest_serves(own: Path) -> None:
         tuner.run(LAYER, launches)
     assert served == ["in place"] * len(CANDIDATES) + ["packed"] * len(CANDIDATES) + [*times][2:] + ["packed"] * 2
     for way in ("torch", "torch on streams"):
-        assert read_table(own)["cpu"][LAYER.key][way] == {"configuration": None, "microseconds": 1e3 * times[way]}
+        assert read_table(own)[HERE][LAYER.key][way] == {"configuration": None, "microseconds": 1e3 * times[way]}
     offered = {
         "torch": ["torch", "in place"],
         "torch on streams": ["torch on streams", "torch"],
@@ -137,7 +139,7 @@ def test_the_shipped_table_is_obeyed(own: Path, tmp_path: Path) -> None:
 
 
 def test_a_choice_that_is_no_longer_listed_is_passed_over(own: Path) -> None:
-    write_table(own, {"cpu": {LAYER.key: {"packed": {"configuration": "7x7x7", "microseconds": 1.0}}}})
+    write_table(own, {HERE: {LAYER.key: {"packed": {"configuration": "7x7x7", "microseconds": 1.0}}}})
     assert Tuner(CPU, own).run(LAYER, {"packed": Passes().launch}) == CANDIDATES[0].name
 
 
@@ -159,62 +161,9 @@ def test_measures_where_pytorch_is_asked_to_but_not_in_a_graph(
     assert tuning.may_measure(torch.device(device)) is expected
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{",
-        "[]",
-        json.dumps({"version": tuning.VERSION + 1, "devices": {}}),
-        json.dumps({"version": tuning.VERSION}),
-        json.dumps({"version": tuning.VERSION, "devices": {"cpu": []}}),
-        json.dumps({"version": tuning.VERSION, "devices": {"cpu": {LAYER.key: {"packed": {"configuration": None}}}}}),
-    ],
-    ids=["cut_off", "a_list", "of_another_version", "without_devices", "without_problems", "without_times"],
-)
-def test_files_that_are_no_tables_are_ignored_with_a_warning(own: Path, content: str) -> None:
-    own.parent.mkdir()
-    own.write_text(content, encoding="utf-8")
-    with pytest.warns(UserWarning, match="choices.json"):
-        tuner = Tuner(CPU, own)
-    assert tuner.run(LAYER, {"packed": Passes().launch}) == CANDIDATES[0].name
-    with pytest.warns(UserWarning, match="choices.json"):
-        tuner.record(LAYER, "torch", None, 2.0)
-    assert read_table(own)["cpu"][LAYER.key]["torch"]["microseconds"] == 2.0
-
-
-def test_a_cache_that_cannot_be_written_is_only_warned_about(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.touch()
-    tuner = Tuner(CPU, tmp_path / "choices.json")
-    tuner._own = file / "choices.json"
-    with pytest.warns(UserWarning, match="can't be (read|written)"):
-        tuner.record(LAYER, "torch", None, 2.0)
-    assert list(tmp_path.iterdir()) == [file]
-
-
 def test_nothing_suits(own: Path) -> None:
     with pytest.raises(Unsuitable, match="doesn't suit"):
         Tuner(CPU, own).run(LAYER, {"packed": Passes(unsuitable=tuple(CANDIDATES)).launch})
-
-
-def strangers(table: tuning.Table) -> set[str]:
-    """Configurations that a table names and that aren't listed."""
-    names = {own.name for family in FAMILIES.values() for kind in family.values() for own in kind}
-    entries = [way for problems in table.values() for ways in problems.values() for way in ways.values()]
-    return {entry["configuration"] for entry in entries if entry["configuration"] is not None} - names
-
-
-def test_the_shipped_table_names_configurations_that_exist() -> None:
-    made_up = {"packed": {"configuration": "7x7x7", "microseconds": 1.0}}
-    assert strangers({"cpu": {LAYER.key: made_up}}) == {"7x7x7"}
-    assert strangers(read_table(tuning.SHIPPED)) == set()
-
-
-def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert tuning.cache_file().parent == tmp_path / "slimkern"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert tuning.cache_file().is_relative_to(Path.home())
 
 
 def test_candidates_respect_what_a_device_has() -> None:
@@ -243,3 +192,39 @@ def test_the_first_guess_fits_the_channels(
 def test_a_stem_sums_its_taps_together() -> None:
     problem = replace(LAYER, operation="weight gradient", inputs=(3,), outputs=(64,), image=(32, 32))
     assert problem.candidates(boxes=True, shared=1 << 30)[0].inputs == 4
+
+
+@pytest.mark.usefixtures("benchmark")
+def test_it_says_once_that_it_measures(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    passes = Passes(fastest=CANDIDATES[-1])
+    tuner = Tuner(CPU, own, measure=passes.milliseconds)
+
+    def told_before(launch: Callable[[], object]) -> float:
+        assert len(caplog.records) == 1
+        return passes.milliseconds(launch)
+
+    tuner._measure = told_before
+    for problem in (LAYER, replace(LAYER, batch=128)):
+        tuner.run(problem, {"packed": passes.launch})
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and f"{len(CANDIDATES)} candidates for {LAYER.key}" in record.getMessage()
+    assert str(own) in record.getMessage()
+    Tuner(CPU, own).run(LAYER, {"packed": passes.launch})  # known by now
+    assert len(caplog.records) == 1
+
+
+def test_measurements_of_other_versions_do_not_count(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Tuner(CPU, own).record(LAYER, "packed", CANDIDATES[3].name, 1.0)
+    assert Tuner(CPU, own).run(LAYER, {"packed": Passes().launch}) == CANDIDATES[3].name
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    assert Tuner(CPU, own).run(LAYER, {"packed": Passes().launch}) == CANDIDATES[0].name
+    Tuner(CPU, own).record(LAYER, "packed", CANDIDATES[2].name, 1.0)
+    monkeypatch.undo()
+    assert Tuner(CPU, own).run(LAYER, {"packed": Passes().launch}) == CANDIDATES[3].name
+
+
+def test_the_shipped_table_is_written_by_the_devices_name(own: Path) -> None:
+    Tuner(CPU, own, shipped=own).record(LAYER, "packed", CANDIDATES[3].name, 1.0)
+    assert set(read_table(own)) == {"cpu"}
+    other = own.with_name("other.json")
+    assert Tuner(CPU, other, shipped=own).run(LAYER, {"packed": Passes().launch}) == CANDIDATES[3].name
