@@ -272,22 +272,29 @@ def prepare_launchers(launches: Sequence[Launch], folder: Path) -> None:
     ):
         driver.library_dirs.cache_clear()
         driver.CudaUtils.__init__(mock.MagicMock())
-        for code in codes.values():
-            driver.CudaLauncher(code.src, code.metadata)
+        if hasattr(driver, "make_launcher"):  # later ones need no compiler for that
+            for code in codes.values():
+                driver.CudaLauncher(code.src, code.metadata)
+
+
+STAGES = ("source", "ttir", "ttgir", "llir", "ptx")
+"""Of a compilation, all but the last."""
 
 
 def slim(folder: Path) -> None:
-    """Leave out of a cache of Triton's what only people read: all stages of a compilation but the last."""
-    for stage in ("source", "ttir", "ttgir", "llir", "ptx"):
+    """Leave out of a cache of Triton's what only people read."""
+    for stage in STAGES:
         for file in folder.glob(f"*/*.{stage}"):
             file.unlink()
+    moved(folder)
 
 
 def moved(folder: Path) -> None:
-    """Tell a cache of Triton's where it lies now."""
+    """Tell a cache of Triton's where it lies now, and what is left of it."""
     for group in folder.glob("*/__grp__*.json"):
         content = json.loads(group.read_text(encoding="utf-8"))
-        paths = {name: str(group.parent / Path(path).name) for name, path in content["child_paths"].items()}
+        places = {name: group.parent / Path(path).name for name, path in content["child_paths"].items()}
+        paths = {name: str(place) for name, place in places.items() if place.exists()}
         group.write_text(json.dumps({"child_paths": paths}), encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.gpu
 
 DEVICE = "cuda"
 KERNELS, PLAIN = "triton,native,torch", "torch"
-STEPS, BATCHES, BATCH, CLASSES = 20, 5, 16, 10
+STEPS, BATCHES, IMAGES, CLASSES = 20, 5, 16, 10
 TOLERANCE = {"fp32": 1e-2, "bf16": 0.1}
 
 
@@ -28,7 +28,7 @@ def trained(backend: str, precision: PrecisionName, scroll: int, monkeypatch: py
     sk.scroll_to(net, task=scroll)
     optimiser = Optimiser(list(net.parameters()), TrainConfig(learning_rate=0.01, precision=precision))
     batches = [
-        (torch.randn(BATCH, 3, 32, 32, device=DEVICE), torch.randint(CLASSES, (BATCH,), device=DEVICE))
+        (torch.randn(IMAGES, 3, 32, 32, device=DEVICE), torch.randint(CLASSES, (IMAGES,), device=DEVICE))
         for _ in range(BATCHES)
     ]
 
