@@ -54,6 +54,7 @@ class Launch(NamedTuple):
         key: of what is compiled for it; launches with equal ones share their code.
         code: as Triton compiled it, if it was to.
         problem: the pass that a tuner was asked for, by its key; None outside of one.
+        note: what whoever follows the launches noted of this one.
     """
 
     kernel: str
@@ -62,6 +63,7 @@ class Launch(NamedTuple):
     key: str
     code: Any
     problem: str | None
+    note: Any
 
 
 class Resources(NamedTuple):
@@ -106,13 +108,21 @@ class Door:
         return 0
 
 
+def no_note(kernel: str, arguments: dict[str, Any], grid: tuple[int, ...]) -> None: ...
+
+
 @contextmanager
-def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool = False) -> Iterator[list[Launch]]:
+def absent_gpu(
+    compiles: Callable[[str], bool] = lambda key: False,
+    every: bool = False,
+    note: Callable[[str, dict[str, Any], tuple[int, ...]], Any] = no_note,
+) -> Iterator[list[Launch]]:
     """Let Triton's launches on tensors of the CPU go to the driver's door; gives the list that they are noted in.
 
     Args:
         compiles: whether the code of a launch is compiled, by its key.
         every: a tuner runs every way that Triton has, by every configuration that suits, not the best one alone.
+        note: told the kernel, the arguments by their names and the grid, gives what is kept with the launch.
     """
     import torch
     import triton
@@ -131,7 +141,9 @@ def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool 
         code = run(kernel, *arguments, grid=grid, warmup=True, **constants) if compiles(key) else None
         if warmup:  # somebody asks what a launch to come takes
             return code
-        launches.append(Launch(kernel.__name__, tuple(grid), constants, key, code, present[0]))
+        named = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
+        noted = note(kernel.__name__, named, tuple(grid))
+        launches.append(Launch(kernel.__name__, tuple(grid), constants, key, code, present[0], noted))
         return code
 
     def numbers(array: Any, device: torch.device) -> torch.Tensor:
@@ -207,6 +219,11 @@ def _described(argument: Any) -> Any:
 
 def step(batch: int, precision: str, scroll: int, channels: int = 64) -> None:
     """Take a training step of `slimkern triton` on the CPU, within `absent_gpu`."""
+    training(batch, precision, scroll, channels)()
+
+
+def training(batch: int, precision: Any, scroll: int, channels: int = 64) -> Callable[[], None]:
+    """What takes such a step, again and again."""
     import contenders
     from steps import Training
 
@@ -215,15 +232,19 @@ def step(batch: int, precision: str, scroll: int, channels: int = 64) -> None:
     from slimkern.widths import Widths
 
     base = contenders.base_network(channels)
-    training = Training(contenders.slimkern(base, Widths.of(4), scroll), "eager", precision, batch, "cpu", "triton")
-    training.select()
+    own = Training(contenders.slimkern(base, Widths.of(4), scroll), "eager", precision, batch, "cpu", "triton")
+    own.select()
     if native.why_unavailable("cpu"):
         os.environ[backends.ENVIRONMENT_VARIABLE] = "triton,torch"
-    with tensor_float_32(precision == "tf32"):
-        training()
+
+    def take() -> None:
+        with tensor_float_32(precision):
+            own()
+
+    return take
 
 
-def layers(batch: int, precision: str) -> None:
+def layers(batch: int, precision: Any) -> None:
     """Run every pass of every layer of `bench_scroll_conv2d` by every configuration that suits, within `absent_gpu`."""
     from bench_scroll_conv2d import WAYS, passes
     from convolutions import LAYERS, Work
@@ -231,7 +252,7 @@ def layers(batch: int, precision: str) -> None:
 
     from slimkern.continual.precision import tensor_float_32
 
-    with tensor_float_32(precision == "tf32"):
+    with tensor_float_32(precision):
         for layer in LAYERS:
             work = Work(layer, batch, DTYPES[precision], "cpu")
             for operation in passes(layer):
