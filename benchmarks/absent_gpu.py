@@ -17,8 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -52,6 +54,7 @@ class Launch(NamedTuple):
         key: of what is compiled for it; launches with equal ones share their code.
         code: as Triton compiled it, if it was to.
         problem: the pass that a tuner was asked for, by its key; None outside of one.
+        note: what whoever follows the launches noted of this one.
     """
 
     kernel: str
@@ -60,6 +63,34 @@ class Launch(NamedTuple):
     key: str
     code: Any
     problem: str | None
+    note: Any
+
+
+class Resources(NamedTuple):
+    """What compiled code takes: registers of a thread, bytes of its memory (spilled registers), of shared memory."""
+
+    registers: int
+    stack: int
+    shared: int
+
+
+def resources(code: Any) -> Resources:
+    """Read it off the code."""
+    return _resources(code.asm["cubin"], code.metadata.shared)
+
+
+@cache
+def _resources(cubin: bytes, shared: int) -> Resources:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [tool, "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    return Resources(int(registers), int(stack), shared)
 
 
 class Door:
@@ -77,13 +108,21 @@ class Door:
         return 0
 
 
+def no_note(kernel: str, arguments: dict[str, Any], grid: tuple[int, ...]) -> None: ...
+
+
 @contextmanager
-def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool = False) -> Iterator[list[Launch]]:
+def absent_gpu(
+    compiles: Callable[[str], bool] = lambda key: False,
+    every: bool = False,
+    note: Callable[[str, dict[str, Any], tuple[int, ...]], Any] = no_note,
+) -> Iterator[list[Launch]]:
     """Let Triton's launches on tensors of the CPU go to the driver's door; gives the list that they are noted in.
 
     Args:
         compiles: whether the code of a launch is compiled, by its key.
         every: a tuner runs every way that Triton has, by every configuration that suits, not the best one alone.
+        note: told the kernel, the arguments by their names and the grid, gives what is kept with the launch.
     """
     import torch
     import triton
@@ -98,16 +137,23 @@ def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool 
     present: list[str | None] = [None]
 
     def stop(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **constants: Any) -> Any:
-        if warmup:  # asked what the code takes, which only a driver knows: the budgets count
-            return None
         key = f"{kernel.__name__} {_described(arguments)} {constants}"
         code = run(kernel, *arguments, grid=grid, warmup=True, **constants) if compiles(key) else None
-        launches.append(Launch(kernel.__name__, tuple(grid), constants, key, code, present[0]))
+        if warmup:  # somebody asks what a launch to come takes
+            return code
+        named = dict(zip(kernel.arg_names, arguments, strict=False)) | constants
+        noted = note(kernel.__name__, named, tuple(grid))
+        launches.append(Launch(kernel.__name__, tuple(grid), constants, key, code, present[0], noted))
         return code
 
     def numbers(array: Any, device: torch.device) -> torch.Tensor:
         # Copied, so that they lie as evenly in memory as a GPU's do; refused where a GPU's would be.
         return on_device(array, cuda if torch.cuda.is_current_stream_capturing() else device).clone()
+
+    def programs(device: Any, configuration: Any, kernel: Any, arguments: Any, constants: Any) -> int:
+        code = kernel.warmup(*arguments, grid=(1,), **constants)
+        needed = configuration if code is None else resources(code)
+        return launch.resident(cuda, configuration.warps, needed.registers, needed.shared)
 
     def by_tuner(tuner: Any, problem: Any, calls: Any) -> Any:
         present[0] = problem.key
@@ -123,6 +169,7 @@ def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool 
         (JITFunction, "run", stop),
         (tuning.Tuner, "run", by_tuner),
         (tuning, "tuner", cache(lambda device: tuning.Tuner(cuda, own=Path("/nowhere")))),
+        (tuning, "fingerprint", lambda device: GPU.name),
         (operators, "why_unavailable", lambda device: None),
         (torch.cuda, "get_device_properties", lambda device=None: GPU),
         (torch.cuda, "get_device_capability", lambda device=None: (GPU.major, GPU.minor)),
@@ -131,7 +178,7 @@ def absent_gpu(compiles: Callable[[str], bool] = lambda key: False, every: bool 
     ]
     planners = (scroll_conv2d_plan, scroll_conv2d_weight_gradient)
     for planner in planners:
-        patches.append((planner, "programs", lambda device, *needed: launch.programs(cuda, *needed)))
+        patches.append((planner, "programs", programs))
         patches.append((planner, "on_device", numbers))
     with ExitStack() as stack:
         for owner, name, replacement in patches:
@@ -172,6 +219,11 @@ def _described(argument: Any) -> Any:
 
 def step(batch: int, precision: str, scroll: int, channels: int = 64) -> None:
     """Take a training step of `slimkern triton` on the CPU, within `absent_gpu`."""
+    training(batch, precision, scroll, channels)()
+
+
+def training(batch: int, precision: Any, scroll: int, channels: int = 64) -> Callable[[], None]:
+    """What takes such a step, again and again."""
     import contenders
     from steps import Training
 
@@ -180,15 +232,19 @@ def step(batch: int, precision: str, scroll: int, channels: int = 64) -> None:
     from slimkern.widths import Widths
 
     base = contenders.base_network(channels)
-    training = Training(contenders.slimkern(base, Widths.of(4), scroll), "eager", precision, batch, "cpu", "triton")
-    training.select()
+    own = Training(contenders.slimkern(base, Widths.of(4), scroll), "eager", precision, batch, "cpu", "triton")
+    own.select()
     if native.why_unavailable("cpu"):
         os.environ[backends.ENVIRONMENT_VARIABLE] = "triton,torch"
-    with tensor_float_32(precision == "tf32"):
-        training()
+
+    def take() -> None:
+        with tensor_float_32(precision):
+            own()
+
+    return take
 
 
-def layers(batch: int, precision: str) -> None:
+def layers(batch: int, precision: Any) -> None:
     """Run every pass of every layer of `bench_scroll_conv2d` by every configuration that suits, within `absent_gpu`."""
     from bench_scroll_conv2d import WAYS, passes
     from convolutions import LAYERS, Work
@@ -196,7 +252,7 @@ def layers(batch: int, precision: str) -> None:
 
     from slimkern.continual.precision import tensor_float_32
 
-    with tensor_float_32(precision == "tf32"):
+    with tensor_float_32(precision):
         for layer in LAYERS:
             work = Work(layer, batch, DTYPES[precision], "cpu")
             for operation in passes(layer):
@@ -237,23 +293,30 @@ def prepare_launchers(launches: Sequence[Launch], folder: Path) -> None:
     ):
         driver.library_dirs.cache_clear()
         driver.CudaUtils.__init__(mock.MagicMock())
-        for code in codes.values():
-            driver.CudaLauncher(code.src, code.metadata)
+        if hasattr(driver, "make_launcher"):  # later ones need no compiler for that
+            for code in codes.values():
+                driver.CudaLauncher(code.src, code.metadata)
+
+
+STAGES = ("source", "ttir", "ttgir", "llir", "ptx")
+"""Of a compilation, all but the last."""
 
 
 def slim(folder: Path) -> None:
-    """Leave out of a cache of Triton's what only people read: all stages of a compilation but the last."""
-    for stage in ("source", "ttir", "ttgir", "llir", "ptx"):
+    """Leave out of a cache of Triton's what only people read."""
+    for stage in STAGES:
         for file in folder.glob(f"*/*.{stage}"):
             file.unlink()
+    moved(folder)
 
 
 def moved(folder: Path) -> None:
-    """Tell a cache of Triton's where it lies now, and which of its files came along: code and metadata suffice."""
+    """Tell a cache of Triton's where it lies now, and what is left of it."""
     for group in folder.glob("*/__grp__*.json"):
-        names = json.loads(group.read_text(encoding="utf-8"))["child_paths"]
-        present = {name: str(group.parent / name) for name in names if (group.parent / name).is_file()}
-        group.write_text(json.dumps({"child_paths": present}), encoding="utf-8")
+        content = json.loads(group.read_text(encoding="utf-8"))
+        places = {name: group.parent / Path(path).name for name, path in content["child_paths"].items()}
+        paths = {name: str(place) for name, place in places.items() if place.exists()}
+        group.write_text(json.dumps({"child_paths": paths}), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

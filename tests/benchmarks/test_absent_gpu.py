@@ -1,0 +1,114 @@
+"""The GPU that isn't there: what comes to the driver's door, and what is compiled for it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import absent_gpu
+from convolutions import Layer, Work
+from triton.runtime.jit import JITFunction
+
+from slimkern.kernels import scroll_conv2d_plan
+from slimkern.ops import backends
+
+ROOT = Path(__file__).resolve().parents[2]
+CONVOLUTIONS = 20
+"""Of a ResNet-18; its images want no gradient."""
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "torch")  # a step sets it
+    yield
+
+
+def stem() -> None:
+    problem, launch = Work(Layer(3, 32, 3, 1, 8, 1), 4, torch.bfloat16, "cpu").by_triton("forward", "in place")
+    launch(problem.candidates(True, 1 << 20)[0])
+
+
+def test_every_launch_of_a_step_comes_to_the_door() -> None:
+    run, planned = JITFunction.run, scroll_conv2d_plan.programs
+    with absent_gpu.absent_gpu() as launches:
+        absent_gpu.step(4, "bf16", scroll=1, channels=32)
+    counts = Counter(own.kernel for own in launches)
+    assert counts["gather"] + counts["gather_boxes"] == 2 * (CONVOLUTIONS - 1)
+    assert counts["sum_pixels"] + counts["sum_boxes"] == counts["add_partial_sums"] == CONVOLUTIONS
+    assert counts["gather_few_channels"] == 1
+    assert all(own.code is None and min(own.grid) > 0 for own in launches)
+    assert sum(own.problem.startswith("input gradient") for own in launches) == CONVOLUTIONS - 1
+    assert (JITFunction.run, scroll_conv2d_plan.programs) == (run, planned)
+
+
+def test_launches_are_spread_over_the_processors_that_the_gpu_would_have() -> None:
+    work = Work(Layer(64, 64, 3, 1, 32, 1), 64, torch.bfloat16, "cpu")
+    problem, launch = work.by_triton("forward", "in place")
+    with absent_gpu.absent_gpu() as launches:
+        launch(next(own for own in problem.candidates(True, 1 << 20) if not own.boxes))
+    (own,) = launches
+    assert own.grid[0] % absent_gpu.GPU.multi_processor_count == 0
+
+
+def test_what_is_compiled_tells_what_it_takes() -> None:
+    with absent_gpu.absent_gpu(lambda key: key.startswith("gather_few_channels")) as launches:
+        stem()
+    (own,) = launches
+    needed = absent_gpu.resources(own.code)
+    assert 16 < needed.registers <= 255 and needed.stack == 0 and 0 < needed.shared <= 10 * 1024
+
+
+def test_a_cache_is_filled_in_shares_and_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled, carried = tmp_path / "filled", tmp_path / "carried"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(filled))
+    monkeypatch.setattr(absent_gpu, "step", lambda batch, precision, scroll: stem())
+    monkeypatch.setattr(absent_gpu, "layers", lambda batch, precision: None)
+    options = argparse.Namespace(precisions=["bf16"], batches=[4], scrolls=[0], processes=2, cache=filled)
+    for share in range(2):
+        compiled_stems().clear()
+        absent_gpu.fill(options, share)
+    assert len(list(filled.glob("*/gather_few_channels.cubin"))) == 1
+    assert list(filled.glob("*/*.so"))
+    absent_gpu.slim(filled)
+    assert not list(filled.glob("*/*.ptx"))
+    filled.rename(carried)
+    absent_gpu.main(["--cache", str(carried), "--moved"])
+    (group,) = carried.glob("*/__grp__gather_few_channels.json")
+    paths = json.loads(group.read_text())["child_paths"].values()
+    assert {Path(path).parent.parent for path in paths} == {carried}
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(carried))
+    before = sorted(carried.rglob("*"))
+    compiled_stems().clear()
+    with absent_gpu.absent_gpu(lambda key: True) as launches:
+        stem()
+    assert launches[0].code is not None and sorted(carried.rglob("*")) == before
+
+
+def compiled_stems() -> dict:
+    from slimkern.kernels.scroll_conv2d_few_channels import gather_few_channels
+
+    return gather_few_channels.device_caches
+
+
+def test_nothing_but_hardware_fails_the_tests_on_a_gpu(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    counts = tmp_path / "launches"
+    plugins = ["-p", "no:cacheprovider", "-p", "tests.without_gpu", "--launches", counts]
+    files = [f"tests/gpu/test_{name}.py" for name in ("scroll_conv2d", "exactness", "training_steps")]
+    command = [sys.executable, "-m", "pytest", "-q", *plugins, *files]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]
+    assert "skipped" not in ended.stdout
+    lines = [json.loads(line) for line in counts.read_text().splitlines()]
+    assert {Path(own["test"].split("::")[0]).name for own in lines if own["launches"]} == {Path(f).name for f in files}
