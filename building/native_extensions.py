@@ -55,6 +55,15 @@ def torch_options() -> list[str]:
     return [STABLE_ABI, "-isystem", str(torch_root() / "include")]
 
 
+def libtorch(prefix: str = "-Wl,") -> list[str]:
+    """What it takes to link against whatever libraries this torch has, which the process has loaded already.
+
+    Raises:
+        BuildError: there is no torch that can be used.
+    """
+    return [f"{prefix}--no-as-needed", f"-L{torch_root() / 'lib'}", "-ltorch", "-ltorch_cpu"]
+
+
 class BuildPython(build_py):
     """Leaves word of what is missing where there is no compiler, and so no extension that could tell."""
 
@@ -128,7 +137,7 @@ class BuildNative(build_ext):
             compilations += [
                 Compilation([*compiler, *options], source, f"_{isa}") for source in sorted(FOR_EACH_INSTRUCTION_SET)
             ]
-        made = make_library(OBJECTS / "cpu", name, compilations, [str(self.toolchain.cxx)], self._libraries())
+        made = make_library(OBJECTS / "cpu", name, compilations, [str(self.toolchain.cxx)], libtorch())
         self.report["cpu"] = {
             "compiler": version_of(str(self.toolchain.cxx)),
             "flags": " ".join([*CXX_OPTIONS, STABLE_ABI]),
@@ -146,7 +155,7 @@ class BuildNative(build_ext):
         compilations = [Compilation(compiler, source) for source in sorted((CSRC / "cuda").glob("*.cu"))]
         # The CUDA runtime goes in: its version needn't be the one that torch brings.
         linker = [*nvcc, "-cudart=static"]
-        made = make_library(OBJECTS / "cuda", name, compilations, linker, self._libraries("-Xlinker="))
+        made = make_library(OBJECTS / "cuda", name, compilations, linker, libtorch("-Xlinker="))
         self.report["cuda"] = {
             "compiler": version_of(nvcc[0]),
             "flags": " ".join([*flags, STABLE_ABI]),
@@ -172,10 +181,6 @@ class BuildNative(build_ext):
     def _told(self) -> str:
         torch_version = version("torch") if "cpu" in self.report else None
         return json.dumps(self.report | {"built against torch": torch_version, "left out": self.left_out})
-
-    def _libraries(self, prefix: str = "-Wl,") -> list[str]:
-        # libtorch.so stands for whatever libraries this torch has; the process has loaded them already.
-        return [f"{prefix}--no-as-needed", f"-L{torch_root() / 'lib'}", "-ltorch", "-ltorch_cpu"]
 
 
 def last_words(distribution: Distribution) -> list[str]:
