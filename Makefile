@@ -69,7 +69,7 @@ bench: $(DEV_READY) ## run every benchmark; SAVE=--save stores the rows in bench
 		echo "$$file"; $(BIN)/python "$$file" $(SAVE) || failed="$$failed $$file"; done; \
 		if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
-gpu: $(DEV_READY) ## on a machine with a GPU: its tests, compute-sanitizer, and the benchmarks into benchmarks/results/
+gpu: $(DEV_READY) ## on a machine with a GPU: what is right and what is fast, into build/campaign, within eight minutes
 	$(BIN)/python benchmarks/on_gpu.py
 
 clean: ## remove the environment and the caches; runs/ and data/ stay
