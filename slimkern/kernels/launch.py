@@ -97,8 +97,9 @@ def programs(
         code = code.result()
     if code is None:
         return resident(device, configuration.warps, configuration.registers, configuration.shared)
-    _ = code.run  # loads it
-    return resident(device, configuration.warps, code.n_regs or configuration.registers, code.metadata.shared)
+    _ = code.run  # loads it; what couldn't be loaded once raises when it is launched, and has no registers
+    registers = getattr(code, "n_regs", 0) or configuration.registers
+    return resident(device, configuration.warps, registers, code.metadata.shared)
 
 
 @cache

@@ -142,7 +142,7 @@ class Plan:
         self, slabs: Sequence[Tensor], grads: Sequence[Tensor], pixels: int, constants: dict[str, Any]
     ) -> tuple[Tensor, ...]:
         refuse_in_capture(self.device)
-        stand_ins = [slabs[0].new_empty(1, dtype=dtype) for dtype in (*[torch.int32] * 3, torch.float32)]
+        stand_ins = [slabs[0].new_zeros(1, dtype=dtype) for dtype in (*[torch.int32] * 3, torch.float32)]
         arguments = (tuple(slabs), tuple(grads), *stand_ins, pixels)
         items = self.configuration.waves * programs(self.device, self.configuration, self.kernel, arguments, constants)
         tables = plan_reduction(self.table, self.channels, self.taps, self.configuration, pixels, items)

@@ -34,13 +34,15 @@ class Code:
     metadata = SimpleNamespace(shared=1024)
 
     def __init__(self, registers: int) -> None:
-        self._registers = registers
+        self._registers, self._has_failed = registers, False
 
     @property
     def run(self) -> None:
-        if self._registers > 255:
+        if self._registers <= 255:
+            self.n_regs = self._registers
+        elif not self._has_failed:
+            self._has_failed = True  # from then on it is a function that raises
             raise OutOfResources(self._registers, 255, "registers")
-        self.n_regs = self._registers
 
 
 class Kernel:
@@ -83,8 +85,11 @@ def test_programs_are_counted_by_what_the_code_really_takes() -> None:
     assert launch.programs(CUDA, TILES, Kernel(registers=128), arguments, {}) == 40
     assert launch.programs(CUDA, TILES, Kernel(registers=0), arguments, {}) == 80  # nobody counted: the budget
     assert launch.programs(CUDA, TILES, SimpleNamespace(warmup=lambda *a, **k: None), arguments, {}) == 80
+    code = Code(300)
+    kernel = SimpleNamespace(warmup=lambda *arguments, **constants: code)
     with pytest.raises(OutOfResources, match="registers"):
-        launch.programs(CUDA, TILES, Kernel(registers=300), arguments, {})
+        launch.programs(CUDA, TILES, kernel, arguments, {})
+    assert launch.programs(CUDA, TILES, kernel, arguments, {}) == 80  # its launch will raise
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, planner: Any) -> None:
