@@ -28,8 +28,8 @@ SIDE, BATCH, CLASSES = 16, 16, 10
 TIMES = {"ieee": 2, "tf32": 4, "bfloat16": 2, "float16": 2}
 """As many times plain torch's error are allowed. Hopper's tensor cores cut numbers to TF32 that others round."""
 
-SLACK = {"ieee": 1e-6, "tf32": 1e-6, "bfloat16": 1e-5, "float16": 1e-5}
-"""Of a result's size: where plain torch happens to be exact."""
+SLACK = {"ieee": 3e-6, "tf32": 3e-6, "bfloat16": 1e-5, "float16": 1e-5}
+"""Of a result's size: where plain torch happens to be exact, or adds float32 up in a luckier order."""
 
 Named = dict[str, Tensor]
 Operator = Callable[[Callable[..., Tensor], int], Sequence[Tensor]]
