@@ -1,34 +1,21 @@
 """A GPU that isn't there: Triton's launches on tensors of the CPU go as far as the driver's door, and no further.
 
-    python benchmarks/absent_gpu.py --cache DIR [--batches 64] [--scrolls 0 1] [--precisions bf16] [--processes 2]
-    python benchmarks/absent_gpu.py --cache DIR --moved
-
 Until that door all is as on the GPU: the choice of a configuration, the plan and its grid, the specialisation of the
 arguments and, if wanted, the compilation. What was launched is noted, nothing runs, and results hold anything.
-
-The first command fills a cache of Triton's with what a training step and the sweep over its layers launch: every
-configuration that suits a pass, each way to read a weight, with moments and without. A machine with such a GPU and the
-same wheels then compiles nothing, provided the sources of the kernels are the same, to the line. Triton notes where
-each file of its cache lies: the second command is for a cache that was carried elsewhere, and needs no Triton.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import re
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
-from zlib import crc32
 
 GPU = SimpleNamespace(
     name="NVIDIA H100 80GB HBM3",
@@ -159,7 +146,7 @@ def absent_gpu(
         present[0] = problem.key
         try:
             if every:
-                _run_all(problem, calls)
+                run_all(problem, calls)
             return tuned(tuner, problem, calls)
         finally:
             present[0] = None
@@ -195,7 +182,7 @@ def _forget(module: Any) -> None:
             function.cache_clear()
 
 
-def _run_all(problem: Any, calls: Any) -> None:
+def run_all(problem: Any, calls: Any) -> None:
     from slimkern.kernels.configurations import SLAB_BY_SLAB
     from slimkern.kernels.tuning import UNSUITABLE
 
@@ -215,135 +202,3 @@ def _described(argument: Any) -> Any:
     if isinstance(argument, int) and not isinstance(argument, bool):
         return argument == 1, argument % 16 == 0, argument < 2**31
     return argument
-
-
-def step(batch: int, precision: str, scroll: int, channels: int = 64) -> None:
-    """Take a training step of `slimkern triton` on the CPU, within `absent_gpu`."""
-    training(batch, precision, scroll, channels)()
-
-
-def training(batch: int, precision: Any, scroll: int, channels: int = 64) -> Callable[[], None]:
-    """What takes such a step, again and again."""
-    import contenders
-    from steps import Training
-
-    from slimkern.continual.precision import tensor_float_32
-    from slimkern.ops import backends, native
-    from slimkern.widths import Widths
-
-    base = contenders.base_network(channels)
-    own = Training(contenders.slimkern(base, Widths.of(4), scroll), "eager", precision, batch, "cpu", "triton")
-    own.select()
-    if native.why_unavailable("cpu"):
-        os.environ[backends.ENVIRONMENT_VARIABLE] = "triton,torch"
-
-    def take() -> None:
-        with tensor_float_32(precision):
-            own()
-
-    return take
-
-
-def layers(batch: int, precision: Any) -> None:
-    """Run every pass of every layer of `bench_scroll_conv2d` by every configuration that suits, within `absent_gpu`."""
-    from bench_scroll_conv2d import WAYS, passes
-    from convolutions import LAYERS, Work
-    from steps import DTYPES
-
-    from slimkern.continual.precision import tensor_float_32
-
-    with tensor_float_32(precision):
-        for layer in LAYERS:
-            work = Work(layer, batch, DTYPES[precision], "cpu")
-            for operation in passes(layer):
-                calls = [(way, work.by_triton(operation, way)) for way in WAYS]
-                for problem, call in filter(None, (own for _, own in calls)):
-                    _run_all(problem, {"": call})
-
-
-def fill(options: argparse.Namespace, share: int) -> None:
-    """Compile a share of what is launched into Triton's cache, and print what came of it."""
-    shares = options.processes
-    with absent_gpu(lambda key: crc32(key.encode()) % shares == share, every=True) as launches:
-        for precision in options.precisions:
-            for batch in options.batches:
-                for scroll in options.scrolls:
-                    step(batch, precision, scroll)
-                layers(batch, precision)
-    prepare_launchers(launches, options.cache)
-    compiled = {own.key for own in launches if own.code is not None}
-    print(json.dumps({"launches": len(launches), "kernels": len(compiled)}), flush=True)
-
-
-def prepare_launchers(launches: Sequence[Launch], folder: Path) -> None:
-    """Let Triton compile what calls the driver, too: linked with a library that has the driver's name and no more."""
-    from triton.backends.nvidia import driver
-    from triton.runtime import build
-
-    codes = {own.key: own.code for own in launches if own.code is not None}
-    stand_in = folder / "libcuda"
-    if not (stand_in / "libcuda.so.1").exists():
-        stand_in.mkdir(parents=True, exist_ok=True)
-        command = "gcc -shared -x c /dev/null -Wl,-soname,libcuda.so.1 -o".split()
-        subprocess.run([*command, stand_in / "libcuda.so.1"], check=True)
-    with (
-        mock.patch.dict(os.environ, TRITON_LIBCUDA_PATH=str(stand_in)),
-        mock.patch.object(build, "_load_module_from_path", mock.MagicMock()),  # it is wanted elsewhere, not here
-        mock.patch.object(driver, "PyCUtensorMap", None),
-    ):
-        driver.library_dirs.cache_clear()
-        driver.CudaUtils.__init__(mock.MagicMock())
-        if hasattr(driver, "make_launcher"):  # later ones need no compiler for that
-            for code in codes.values():
-                driver.CudaLauncher(code.src, code.metadata)
-
-
-STAGES = ("source", "ttir", "ttgir", "llir", "ptx")
-"""Of a compilation, all but the last."""
-
-
-def slim(folder: Path) -> None:
-    """Leave out of a cache of Triton's what only people read."""
-    for stage in STAGES:
-        for file in folder.glob(f"*/*.{stage}"):
-            file.unlink()
-    moved(folder)
-
-
-def moved(folder: Path) -> None:
-    """Tell a cache of Triton's where it lies now, and what is left of it."""
-    for group in folder.glob("*/__grp__*.json"):
-        content = json.loads(group.read_text(encoding="utf-8"))
-        places = {name: group.parent / Path(path).name for name, path in content["child_paths"].items()}
-        paths = {name: str(place) for name, place in places.items() if place.exists()}
-        group.write_text(json.dumps({"child_paths": paths}), encoding="utf-8")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, required=True, help="folder of the cache")
-    parser.add_argument("--moved", action="store_true", help="the cache was carried here: tell it where it lies")
-    parser.add_argument("--batches", type=int, nargs="+", default=[64])
-    parser.add_argument("--scrolls", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--precisions", nargs="+", default=["bf16"], choices=("fp32", "tf32", "bf16", "fp16"))
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    options.cache = options.cache.resolve()
-    if options.moved:
-        moved(options.cache)
-    elif options.share is None:
-        os.environ["TRITON_CACHE_DIR"] = str(options.cache)
-        command = [sys.executable, *sys.argv]
-        shares = [subprocess.Popen([*command, "--share", str(share)]) for share in range(options.processes)]
-        ends = [own.wait() for own in shares]
-        if any(ends):
-            raise SystemExit("the cache isn't whole")
-        slim(options.cache)
-    else:
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-        fill(options, options.share)
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,8 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from absent_gpu import Launch, Resources, absent_gpu, resources, training
+from absent_gpu import Launch, Resources, absent_gpu, resources
+from dry_runs import training
 from floors import Machine, step_floor
 from operator_launches import Called, OperatorLaunches
 from time_model import FLOPS, MEMORY, microseconds, work_of

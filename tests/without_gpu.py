@@ -23,7 +23,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from absent_gpu import absent_gpu, prepare_launchers
+from absent_gpu import absent_gpu
+from kernel_cache import prepare_launchers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,38 +9,39 @@ import subprocess
 import sys
 from pathlib import Path
 
-import absent_gpu
+import kernel_cache
 
 ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / "build" / "triton-cache"
 LIBRARIES = ("libslimkern_cpu.so", "libslimkern_cuda.so")
 WHEELS = {"hypothesis": "hypothesis", "pytest-timeout": "pytest_timeout", "sortedcontainers": "sortedcontainers"}
 """What tests/gpu need beside pytest and its xdist, and the modules that those are imported by."""
 
 
-def carry(folder: Path, python: str = sys.executable) -> None:
-    """Fill a folder with `lib/` (the native core for compute capability 9.0), `triton/` (kernels) and `wheels/`.
+def carry(folder: Path) -> None:
+    """Fill a folder with `lib/` (the native core for compute capability 9.0), `triton.tar.gz` (kernels) and `wheels/`.
 
-    Args:
-        folder: what is there already stays, and isn't made again.
-        python: an interpreter with the torch and Triton of the machine that it is for.
+    Made by this interpreter, it serves machines with the same Python, torch and Triton. What is there already and still
+    holds isn't made again.
 
     Raises:
         subprocess.CalledProcessError: a part can't be made; it printed why.
     """
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    libraries = folder / "lib"
-    if not all((libraries / name).is_file() for name in LIBRARIES):
-        build = [python, "setup.py", "-q", "build_ext", "--inplace"]
-        for_hopper = {"SLIMKERN_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": "9.0a"}
-        subprocess.run(build, cwd=ROOT, env=environment | for_hopper, check=True)
-        libraries.mkdir(exist_ok=True)
-        for name in LIBRARIES:
-            shutil.copy(ROOT / "slimkern" / name, libraries)
-    script = [python, str(ROOT / "benchmarks" / "absent_gpu.py"), "--cache", str(folder / "triton")]
-    subprocess.run(script, cwd=ROOT, env=environment, check=True)
-    wheels = [python, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder / "wheels"), *WHEELS]
-    subprocess.run(wheels, check=True)
+    built = folder.resolve() / "build"
+    build = ["setup.py", "-q", "build_ext", "--build-lib", str(built), "--build-temp", str(built / "temporary")]
+    for_hopper = {"SLIMKERN_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": "9.0a"}
+    subprocess.run([sys.executable, *build], cwd=ROOT, env=environment | for_hopper, check=True)
+    (folder / "lib").mkdir(exist_ok=True)
+    for name in LIBRARIES:
+        shutil.copy(built / "slimkern" / name, folder / "lib")
+    shutil.rmtree(built)
+    kernels = [str(ROOT / "benchmarks" / "kernel_cache.py"), "--tests", "--cache", str(CACHE)]
+    subprocess.run([sys.executable, *kernels], cwd=ROOT, env=environment, check=True)
+    shutil.make_archive(str(folder / "triton"), "gztar", CACHE)
+    wheels = ["-m", "pip", "download", "-q", "--no-deps", "-d", str(folder / "wheels"), *WHEELS]
+    subprocess.run([sys.executable, *wheels], check=True)
 
 
 def unpack(folder: Path) -> dict[str, str]:
@@ -64,8 +65,9 @@ def unpack(folder: Path) -> dict[str, str]:
         subprocess.run([sys.executable, *install, *wheels], check=True)
         paths.append(site)
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    cache = (folder / "triton").resolve()
-    if cache.is_dir():
-        absent_gpu.moved(cache)
+    archive, cache = folder / "triton.tar.gz", (folder / "triton").resolve()
+    if archive.is_file():
+        shutil.unpack_archive(archive, cache, filter="data")
+        kernel_cache.moved(cache)
         variables["TRITON_CACHE_DIR"] = str(cache)
     return variables

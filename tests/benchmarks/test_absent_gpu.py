@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ pytest.importorskip("triton")
 
 import absent_gpu
 from convolutions import Layer, Work
+from dry_runs import training
 from triton.runtime.jit import JITFunction
 
 from slimkern.kernels import scroll_conv2d_plan
@@ -42,7 +42,7 @@ def stem() -> None:
 def test_every_launch_of_a_step_comes_to_the_door() -> None:
     run, planned = JITFunction.run, scroll_conv2d_plan.programs
     with absent_gpu.absent_gpu() as launches:
-        absent_gpu.step(4, "bf16", scroll=1, channels=32)
+        training(4, "bf16", scroll=1, channels=32)()
     counts = Counter(own.kernel for own in launches)
     assert counts["gather"] + counts["gather_boxes"] == 2 * (CONVOLUTIONS - 1)
     assert counts["sum_pixels"] + counts["sum_boxes"] == counts["add_partial_sums"] == CONVOLUTIONS
@@ -67,38 +67,6 @@ def test_what_is_compiled_tells_what_it_takes() -> None:
     (own,) = launches
     needed = absent_gpu.resources(own.code)
     assert 16 < needed.registers <= 255 and needed.stack == 0 and 0 < needed.shared <= 10 * 1024
-
-
-def test_a_cache_is_filled_in_shares_and_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    filled, carried = tmp_path / "filled", tmp_path / "carried"
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(filled))
-    monkeypatch.setattr(absent_gpu, "step", lambda batch, precision, scroll: stem())
-    monkeypatch.setattr(absent_gpu, "layers", lambda batch, precision: None)
-    options = argparse.Namespace(precisions=["bf16"], batches=[4], scrolls=[0], processes=2, cache=filled)
-    for share in range(2):
-        compiled_stems().clear()
-        absent_gpu.fill(options, share)
-    assert len(list(filled.glob("*/gather_few_channels.cubin"))) == 1
-    assert list(filled.glob("*/*.so"))
-    absent_gpu.slim(filled)
-    assert not list(filled.glob("*/*.ptx"))
-    filled.rename(carried)
-    absent_gpu.main(["--cache", str(carried), "--moved"])
-    (group,) = carried.glob("*/__grp__gather_few_channels.json")
-    paths = json.loads(group.read_text())["child_paths"].values()
-    assert {Path(path).parent.parent for path in paths} == {carried}
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(carried))
-    before = sorted(carried.rglob("*"))
-    compiled_stems().clear()
-    with absent_gpu.absent_gpu(lambda key: True) as launches:
-        stem()
-    assert launches[0].code is not None and sorted(carried.rglob("*")) == before
-
-
-def compiled_stems() -> dict:
-    from slimkern.kernels.scroll_conv2d_few_channels import gather_few_channels
-
-    return gather_few_channels.device_caches
 
 
 def test_nothing_but_hardware_fails_the_tests_on_a_gpu(tmp_path: Path) -> None:
