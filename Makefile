@@ -10,8 +10,8 @@ OLDEST := .venv-oldest
 OLDEST_COPY := build/oldest
 # A python3.12 of pyenv's may be there and still not run by that name.
 PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
-# Programs with sanitizers read nothing of PyTorch's: `make test` runs the same.
-OLDEST_TESTS := $(addprefix tests/,csrc graphs kernels nn ops) -k 'not sanitizers and not on_the_host'
+# The longest files first. Programs with sanitizers read nothing of PyTorch's: `make test` runs the same.
+OLDEST_TESTS := $(addprefix tests/,kernels csrc graphs nn ops) -k 'not sanitizers and not on_the_host'
 OLDEST_PYTEST = OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/$(OLDEST_COPY) ../../$(OLDEST)/bin/python -m pytest -rs
 OLDEST_CANDIDATES := $(foreach version,3.12 3.14 3.13 3.11,python$(version) $(wildcard $(PYENV)/$(version).*/bin/python)) python3
 OLDEST_PYTHON ?= $(shell for python in $(OLDEST_CANDIDATES); do \
@@ -46,7 +46,7 @@ oldest: $(OLDEST)/.ready ## the same for operators, layers and kernels, built an
 	cp -a benchmarks building csrc slimkern tests pyproject.toml setup.py README.md LICENSE $(OLDEST_COPY)
 	rm -f $(OLDEST_COPY)/slimkern/*.so $(OLDEST_COPY)/slimkern/build_report.json
 	cd $(OLDEST_COPY) && TORCH_CUDA_ARCH_LIST=9.0a ../../$(OLDEST)/bin/python setup.py -q build_ext --inplace
-	cd $(OLDEST_COPY) && $(OLDEST_PYTEST) --numprocesses auto --dist loadfile $(OLDEST_TESTS)
+	cd $(OLDEST_COPY) && $(OLDEST_PYTEST) --numprocesses auto --dist loadfile --no-loadscope-reorder $(OLDEST_TESTS)
 	cd $(OLDEST_COPY) && $(OLDEST_PYTEST) --collect-only -qq tests/gpu
 
 lint: $(DEV_READY) ## ruff: errors, style, docstrings

@@ -86,10 +86,10 @@ def _ninja() -> str:
 
 def _described(name: str, compilations: Sequence[Compilation], linker: Sequence[str], libraries: Sequence[str]) -> str:
     parts = [RULES]
-    for own in compilations:
-        parts.append(f"build {_path(own.object)}: compile {_path(own.source)}")
-        parts.append(f"  compiler = {_command(own.compiler)}\n")
-    parts.append(f"build {_path(name)}: link {' '.join(_path(own.object) for own in compilations)}")
+    for compilation in compilations:
+        parts.append(f"build {_path(compilation.object)}: compile {_path(compilation.source)}")
+        parts.append(f"  compiler = {_command(compilation.compiler)}\n")
+    parts.append(f"build {_path(name)}: link {' '.join(_path(compilation.object) for compilation in compilations)}")
     parts.append(f"  linker = {_command(linker)}\n  libraries = {_command(libraries)}\n")
     return "\n".join(parts)
 

@@ -196,7 +196,7 @@ def run_setup(folder: Path, variables: dict[str, str], words: str) -> subprocess
         shutil.copy(ROOT / name, sources)
     for name in ("building", "csrc", "slimkern"):
         shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    environment = {name: own for name, own in os.environ.items() if name not in VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     environment |= {"PATH": str(folder), "CUDA_HOME": str(folder / "nowhere")} | variables
     command = [sys.executable, "setup.py", "-q", *words.split()]
     return subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True)

@@ -68,8 +68,10 @@ def _parsed(told: Any) -> BuildReport:
         raise ValueError("it doesn't say what was left out")
     try:
         parts = {
-            name: BuiltPart(list(own.get("architectures") or own["instruction sets"]), own["compiler"], own["flags"])
-            for name, own in told.items()
+            name: BuiltPart(
+                list(part.get("architectures") or part["instruction sets"]), part["compiler"], part["flags"]
+            )
+            for name, part in told.items()
             if name in PARTS
         }
     except (AttributeError, KeyError, TypeError):
