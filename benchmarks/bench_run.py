@@ -137,7 +137,8 @@ def main() -> None:
         for widths in arguments.widths
         for eager in ((False, True) if on_gpu else (False,))
     ]
-    finish([measure(own, dataset, arguments.images, arguments.device, eager) for own, eager in settings], arguments)
+    measured = (measure(own, dataset, arguments.images, arguments.device, eager) for own, eager in settings)
+    finish(measured, arguments)
 
 
 if __name__ == "__main__":

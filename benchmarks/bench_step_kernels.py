@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from profiled import recording
 from rows import Row, finish, left_out, parser, row
-from steps import DTYPES, KINDS, Training, steps
+from steps import BACKENDS, DTYPES, KINDS, Training, steps
 
 from slimkern.continual.precision import tensor_float_32
 
@@ -66,7 +66,7 @@ def main() -> None:
     options.add_argument("--steps", nargs="+", help="their names, as benchmarks/bench_training_step.py prints them")
     options.add_argument("--tune", action="store_true", help="torch.backends.cudnn.benchmark")
     arguments = options.parse_args()
-    arguments.only, arguments.skip = KINDS, ["compiled"]
+    arguments.only, arguments.skip, arguments.backends = KINDS, ["compiled"], BACKENDS
     torch.backends.cudnn.benchmark = arguments.tune
     with tensor_float_32(arguments.precision):
         known = dict(steps(arguments, arguments.batch, arguments.precision))

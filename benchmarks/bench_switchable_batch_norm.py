@@ -9,7 +9,9 @@ best that PyTorch can do.
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -69,33 +71,38 @@ def main() -> None:
     if reason := native.why_unavailable(device):
         return left_out("batch norm", f"there are no compiled kernels to measure: {reason}")
 
+    keep_freed_memory()  # as the trainer does on a CPU; both gain by it
+    os.environ["SLIMKERN_BACKEND"] = "native"
+    return finish(measured(arguments), arguments)
+
+
+def measured(options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of each stage as it was timed, then those of all of them."""
+    device = options.device
+    bandwidth, totals, moved = copy_bandwidth(device), {}, 0
+
     def described(stage: str, times: Times, moved: int) -> list[Row]:
-        case = {"stage": stage, "batch": arguments.batch, "dtype": arguments.dtype, "widths": arguments.widths}
+        case = {"stage": stage, "batch": options.batch, "dtype": options.dtype, "widths": options.widths}
         to = ("torch", "torch, in place")
         return operator_rows("switchable_batch_norm", case, times, to, moved, bandwidth, device)
 
-    keep_freed_memory()  # as the trainer does on a CPU; both gain by it
-    os.environ["SLIMKERN_BACKEND"] = "native"
-    bandwidth, rows, totals, moved = copy_bandwidth(device), [], {}, 0
     for channels, side in STAGES:
-        stage = Stage(channels, side, arguments.batch, arguments.widths, getattr(torch, arguments.dtype), device)
+        stage = Stage(channels, side, options.batch, options.widths, getattr(torch, options.dtype), device)
         calls = {
             "native": stage.by_slimkern,
             "torch": stage.by_torch,
             "torch, in place": partial(stage.by_torch, inplace=True),
         }
         times = in_turns(
-            calls, arguments.repetitions, inner=10 if device == "cuda" else 1, device=device, budget=arguments.budget
+            calls, options.repetitions, inner=10 if device == "cuda" else 1, device=device, budget=options.budget
         )
-        for name, own in times.items():
-            totals[name] = [
-                before + seconds for before, seconds in zip(totals.get(name, [0.0] * len(own)), own, strict=True)
-            ]
+        for name, seconds in times.items():
+            before = totals.get(name, [0.0] * len(seconds))
+            # The budget may have had room for fewer rounds of one stage than of another.
+            totals[name] = [sum(both) for both in zip(before, seconds, strict=False)]
         moved += stage.bytes()
-        rows += described(f"{channels} channels {side}x{side}", times, stage.bytes())
-    rows += described("all stages", totals, moved)
-    finish(rows, arguments)
-    return None
+        yield from described(f"{channels} channels {side}x{side}", times, stage.bytes())
+    yield from described("all stages", totals, moved)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from collections.abc import Callable
 import torch
 from floors import Machine, step_floor
 from rows import FEWEST, Row, finish, in_turns, left_out, parser, percentiles, ratios, row
-from steps import DTYPES, KINDS, Training, steps
+from steps import BACKENDS, DTYPES, KINDS, Training, steps
 
 from slimkern.continual.precision import tensor_float_32
 from slimkern.memory import keep_freed_memory
@@ -122,6 +122,7 @@ def main() -> None:
     )
     options.add_argument("--channels", type=int, default=64, help="of the first stage; 64 is ResNet-18")
     options.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="kinds of steps; see above")
+    options.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS, help="of slimkern's steps")
     options.add_argument(
         "--skip", nargs="+", choices=("eager", "compiled", "captured"), default=[], help="ways to leave out"
     )

@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from convolutions import LAYERS, Work
+from rows import step_of_campaign
 from torch import Tensor
 
 PASSES = ("forward", "input gradient", "weight gradient")
@@ -32,6 +37,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.fl
 SLACK = 1e-6
 """Of a result's size: where plain torch happens to be exact."""
 
+GOOD, BAD = ("right", "unsuitable"), ("wrong", "raised", "crashed", "hung")
 Verdict = dict[str, Any]
 
 
@@ -62,10 +68,11 @@ def truths(work: Work, operation: str, dtype: torch.dtype) -> list[Tensor]:
 
 def error(results: Sequence[Tensor], true: Sequence[Tensor]) -> float:
     """The largest root mean square of an error, relative to the truth's; NaN if anything is."""
-    return max(
+    sizes = [
         ((result.double() - exact).square().mean() / exact.square().mean()).sqrt().item()
         for result, exact in zip(results, true, strict=True)
-    )
+    ]
+    return math.nan if any(map(math.isnan, sizes)) else max(sizes)
 
 
 def check(work: Work, share: Share, start: int, device: str) -> Iterator[Verdict]:
@@ -157,6 +164,15 @@ def child(options: argparse.Namespace) -> None:
         print(json.dumps(verdict), flush=True)
 
 
+def _verdict(line: str) -> Verdict | None:
+    """A line that a child meant; libraries print others."""
+    with suppress(ValueError):
+        content = json.loads(line)
+        if isinstance(content, dict) and "number" in content:
+            return content
+    return None
+
+
 class Child:
     """A process that says what it does in lines of JSON.
 
@@ -172,24 +188,33 @@ class Child:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def lines(self) -> Iterator[Verdict]:
-        """What it says, until it ends or is silent for too long."""
+        """What it says, until it ends or is silent for too long.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted, and so are we.
+        """
         said: queue.Queue[str | None] = queue.Queue()
-        readers = [threading.Thread(target=read, args=own) for read, own in ((self._hear, (said,)), (self._keep, ()))]
+        readers = [
+            threading.Thread(target=self._hear, args=(said,), daemon=True),
+            threading.Thread(target=self._keep, daemon=True),
+        ]
         for reader in readers:
             reader.start()
         try:
             while (line := said.get(timeout=self._silence)) is not None:
-                if line.startswith("{"):
-                    yield json.loads(line)
-            if self._process.wait():
-                self.ending = "crashed"
-        except queue.Empty:
+                if (verdict := _verdict(line)) is not None:
+                    yield verdict
+            code = self._process.wait(self._silence)
+            if code == -signal.SIGINT:
+                raise KeyboardInterrupt
+            self.ending = "crashed" if code else None
+        except (queue.Empty, subprocess.TimeoutExpired):
             self.ending = "hung"
         finally:
             self._process.kill()
             self._process.wait()
             for reader in readers:
-                reader.join()
+                reader.join(1.0)  # no longer: what it started may hold its pipes open
 
     def _hear(self, said: queue.Queue[str | None]) -> None:
         for line in self._process.stdout or ():
@@ -222,6 +247,49 @@ def verdicts_of(share: Share, options: argparse.Namespace, script: str = __file_
         start = trying["number"]
 
 
+class Judging:
+    """Shares that are checked side by side: verdicts are counted, kept, and told if they aren't good.
+
+    Attributes:
+        counts: verdicts by their status.
+        interrupted: set where somebody interrupts; no verdict is kept from then on.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options, self._writing = options, threading.Lock()
+        self.counts = dict.fromkeys((*GOOD, *BAD), 0)
+        self.interrupted = threading.Event()
+
+    def judge_all(self, shares: Sequence[Share]) -> None:
+        """Check all shares."""
+        with ThreadPoolExecutor(self._options.processes) as pool:
+            futures = [pool.submit(self._judge, share) for share in shares]
+            try:
+                for future in futures:
+                    future.result()
+            except KeyboardInterrupt:
+                self.interrupted.set()
+
+    def _judge(self, share: Share) -> None:
+        try:
+            for verdict in () if self.interrupted.is_set() else verdicts_of(share, self._options):
+                if self.interrupted.is_set():
+                    return
+                self._keep(verdict)
+        except KeyboardInterrupt:
+            self.interrupted.set()
+            raise
+
+    def _keep(self, verdict: Verdict) -> None:
+        with self._writing:
+            self.counts[verdict["status"]] += 1
+            if verdict["status"] in BAD:
+                print(json.dumps(verdict), flush=True)
+            if self._options.out:
+                with self._options.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(verdict | step_of_campaign()) + "\n")
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -239,28 +307,18 @@ def main() -> int:
     if arguments.share:
         child(arguments)
         return 0
-    shares = [
-        Share(layer, kind, scroll)
-        for kind in arguments.kinds
-        for scroll in arguments.scrolls
-        for layer in arguments.layers
-    ]
-    writing, counts = threading.Lock(), dict.fromkeys(("right", "wrong", "raised", "crashed", "hung", "unsuitable"), 0)
-
-    def judge(share: Share) -> None:
-        for verdict in verdicts_of(share, arguments):
-            with writing:
-                counts[verdict["status"]] += 1
-                if verdict["status"] not in ("right", "unsuitable"):
-                    print(json.dumps(verdict), flush=True)
-                if arguments.out:
-                    with arguments.out.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(verdict) + "\n")
-
-    with ThreadPoolExecutor(arguments.processes) as pool:
-        list(pool.map(judge, shares))
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
-    return int(sum(counts[status] for status in ("wrong", "raised", "crashed", "hung")) > 0 or not counts["right"])
+    if min(arguments.batch, arguments.processes, arguments.shrink) < 1:
+        options.error("--batch, --processes and --shrink must be 1 or more")
+    if unknown := set(arguments.layers) - set(range(len(LAYERS))):
+        options.error(f"--layers {min(unknown)}: there are 0 to {len(LAYERS) - 1}")
+    if arguments.out and arguments.out.is_dir():
+        options.error(f"--out {arguments.out} is a folder, not a file")
+    judging = Judging(arguments)
+    judging.judge_all([Share(*own) for own in product(arguments.layers, arguments.kinds, arguments.scrolls)])
+    print(", ".join(f"{count} {status}" for status, count in judging.counts.items()))
+    if judging.interrupted.is_set():
+        return 130
+    return int(any(judging.counts[status] for status in BAD) or not judging.counts["right"])
 
 
 if __name__ == "__main__":

@@ -115,6 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--share", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.cache = options.cache.resolve()
+    if options.processes < 1:
+        parser.error(f"--processes {options.processes} must be 1 or more")
+    if options.moved and not options.cache.is_dir():
+        parser.error(f"--cache {options.cache} is no folder")
     if options.moved:
         moved(options.cache)
     elif options.share is None:

@@ -26,6 +26,8 @@ from floors import Machine, step_floor
 from operator_launches import Called, OperatorLaunches
 from time_model import FLOPS, MEMORY, microseconds, work_of
 
+from slimkern.ops import native
+
 KINDS = {"fp32": "ieee", "tf32": "tf32", "bf16": "half", "fp16": "half"}
 SHARES = [0.25, 0.5, 0.75, 1.0]
 PASSES = {
@@ -141,6 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--channels", type=int, default=64, help="of the first stage")
     parser.add_argument("--no-compile", action="store_true", help="leave out what takes a minute: registers and memory")
     options = parser.parse_args(arguments)
+    if options.batch < 1:
+        parser.error(f"--batch {options.batch} must be 1 or more")
+    if reason := native.why_unavailable("cpu"):
+        print(f"NOTE: batch norms are counted as plain torch's, as there is no native core: {reason}\n")
     launches, called = launched(options)
     print(
         f"ResNet-18, batch {options.batch}, {options.precision}, scroll {options.scroll}, torch {torch.__version__}\n"

@@ -38,6 +38,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 STREAM = "SLIMKERN_ROWS"
 """Environment variable that names the file which rows are added to as they come."""
+
+STEP = "SLIMKERN_STEP"
+"""Environment variable that names the step of a campaign which they are of."""
 Row = dict[str, Any]
 Times = dict[str, list[float]]
 FEWEST = 3
@@ -115,7 +118,7 @@ def row(
         "figures": {key: _short(value) for key, value in (figures or {}).items()},
         "device": device_name(device),
         "versions": _versions(),
-        "commit": _commit(),
+        "commit": commit(),
         "clock_mhz": _clock(device),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -232,10 +235,15 @@ def finish(rows: Iterable[Row], options: argparse.Namespace) -> None:
 
 
 def stream(measured: Row) -> None:
-    """Add a row to the file that `SLIMKERN_ROWS` names, if it does."""
+    """Add a row, and the step of a campaign that it is of, to the file that `SLIMKERN_ROWS` names, if it does."""
     if path := os.environ.get(STREAM):
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(measured, ensure_ascii=False) + "\n")
+            file.write(json.dumps(measured | step_of_campaign(), ensure_ascii=False) + "\n")
+
+
+def step_of_campaign() -> dict[str, str]:
+    """What a line that is added as it comes says of the step of a campaign that it is of; nothing outside of one."""
+    return {"step": os.environ[STEP]} if STEP in os.environ else {}
 
 
 def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repetitions: int = 30, budget: float = 5.0) -> float:
@@ -252,6 +260,11 @@ def device_name(device: str = "cpu") -> str:
         return torch.cuda.get_device_name(device)
     capability = torch.backends.cpu.get_cpu_capability()
     return f"CPU {platform.machine()} {capability}, {torch.get_num_threads()} threads"
+
+
+def gpus() -> str:
+    """The names of the GPUs that the driver knows; none is used for that, as PyTorch would."""
+    return ", ".join(_said(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).splitlines()) or "unknown"
 
 
 def _wait(device: str) -> None:
@@ -285,7 +298,7 @@ def _versions() -> dict[str, str | None]:
 
 
 @cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit that is checked out, followed by + where files differ from it."""
     head = _said(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"])
     changed = _said(["git", "-C", str(ROOT), "status", "--porcelain", "--", ".", ":!benchmarks/results"])

@@ -101,7 +101,7 @@ def steps(options: argparse.Namespace, batch: int, precision: str) -> Iterator[t
         contenders.passes, base, widths, options.scroll, contenders.by_concatenation, torch.contiguous_format
     )
     masked = partial(contenders.masked, base, widths)
-    present = [name for name in BACKENDS if any(name in known for known in backends.OPERATORS.values())]
+    present = [name for name in options.backends if any(name in known for known in backends.OPERATORS.values())]
 
     def listed() -> Iterator[tuple[str, str, Callable[[], Contender], Way, dict[str, Any]]]:
         yield "plain", "plain", plain, "eager", {}

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import kernel_cache
@@ -44,30 +46,54 @@ def carry(folder: Path) -> None:
     subprocess.run([sys.executable, *wheels], check=True)
 
 
-def unpack(folder: Path) -> dict[str, str]:
+def unpack(folder: Path, tell: Callable[[str], None] = print) -> dict[str, str]:
     """Put the libraries in place where there are none, and install the wheels of packages that are missing.
+
+    What can't be used is told, and does without: the libraries and kernels are compiled where they are needed.
+
+    Args:
+        folder: as `carry` has filled it, or none.
+        tell: takes a line for people.
 
     Returns:
         Variables for the environment of all that is to use the checkout and what was carried.
-
-    Raises:
-        subprocess.CalledProcessError: pip can't install the wheels; it printed why.
     """
     for library in folder.glob("lib/lib*.so"):
         target = ROOT / "slimkern" / library.name
         if not target.is_file():
-            shutil.copy(library, target)
-    paths = [str(ROOT), os.environ.get("PYTHONPATH")]
+            beside = target.with_suffix(".part")
+            shutil.copy(library, beside)
+            beside.replace(target)
+        elif target.read_bytes() != library.read_bytes():
+            tell(f"{target.name} of the checkout is used, not the one that was carried, which differs")
+    paths, variables = [str(ROOT), os.environ.get("PYTHONPATH")], {}
+    try:
+        paths += _installed(folder)
+    except subprocess.CalledProcessError as error:
+        tell(f"the wheels that were carried can't be installed: {error}")
+    try:
+        variables |= _kernels(folder)
+    except (OSError, ValueError, KeyError, shutil.ReadError, tarfile.TarError) as error:
+        tell(f"the kernels that were carried can't be used: {type(error).__name__}: {error}")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | variables
+
+
+def _installed(folder: Path) -> list[str]:
+    """Where the wheels are installed, if a package of theirs is missing."""
     wheels = [str(wheel) for wheel in folder.glob("wheels/*.whl")]
-    if wheels and any(importlib.util.find_spec(module) is None for module in WHEELS.values()):
-        site = str((folder / "site").resolve())
-        install = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade", "--target", site]
-        subprocess.run([sys.executable, *install, *wheels], check=True)
-        paths.append(site)
-    variables = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if not wheels or all(importlib.util.find_spec(module) for module in WHEELS.values()):
+        return []
+    site = str((folder / "site").resolve())
+    install = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "--upgrade", "--target", site]
+    subprocess.run([sys.executable, *install, *wheels], check=True)
+    return [site]
+
+
+def _kernels(folder: Path) -> dict[str, str]:
+    """The variable that names the cache of kernels, unpacked."""
     archive, cache = folder / "triton.tar.gz", (folder / "triton").resolve()
-    if archive.is_file():
-        shutil.unpack_archive(archive, cache, filter="data")
-        kernel_cache.moved(cache)
-        variables["TRITON_CACHE_DIR"] = str(cache)
-    return variables
+    if not archive.is_file():
+        return {}
+    shutil.unpack_archive(archive, cache, filter="data")
+    kernel_cache.moved(cache)
+    return {"TRITON_CACHE_DIR": str(cache)}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
-from typing import Any
 
 import rows
 
-from campaign.page import read_lines
+from campaign.journal import read_lines
 from slimkern.experiments.bench_report import bench_report
 from slimkern.experiments.runs import ReportError
+from slimkern.kernels.choice_table import Table, read_table, write_table
 
 README, PICTURES = rows.ROOT / "README.md", rows.ROOT / "docs"
+KEYS = ("benchmark", "case", "name", "milliseconds", "repetitions", "figures", "device", "versions", "commit")
 CHOICES = rows.ROOT / "slimkern" / "kernels" / "choices.json"
 
 
@@ -24,13 +25,21 @@ def import_folder(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: the folder holds no rows.
+        ValueError: it is a rehearsal's, or what it holds is damaged; nothing is stored.
         ReportError: no README can be written from the rows; they are stored all the same.
         ImportError: so, as matplotlib is missing.
     """
     if not (measured := read_lines(folder / "rows.jsonl")):
         raise FileNotFoundError(f"{folder} holds no rows.jsonl with rows in it")
+    if any(campaign.get("schedule") == "rehearsal" for campaign in read_lines(folder / "campaign.json")):
+        raise ValueError(f"{folder} is a rehearsal's: its tiny shapes are no measurements")
+    for row in measured:
+        row.pop("step", None)
+        if lacking := [key for key in KEYS if key not in row]:
+            raise ValueError(f"{folder / 'rows.jsonl'} holds a row without {', '.join(lacking)}: {str(row)[:200]}")
+    tables = [_checked_table(path) for path in (folder / "slimkern").glob("choices-*.json")]
     written = rows.save(measured)
-    written += [merge_choices(table, CHOICES) for table in (folder / "slimkern").glob("choices-*.json")]
+    written += [merge_choices(table, CHOICES) for table in tables]
     try:
         return written + bench_report(rows.RESULTS, README, PICTURES)
     except (ReportError, ImportError) as error:
@@ -38,19 +47,26 @@ def import_folder(folder: Path) -> list[Path]:
         raise
 
 
-def merge_choices(measured: Path, shipped: Path) -> Path:
-    """Add the measured choices of kernels to the package's, which are known by the device's name alone.
+def _checked_table(path: Path) -> Table:
+    """The choices of kernels in a file.
 
     Raises:
-        ValueError: the tables are of different versions.
+        ValueError: it is damaged, or of another version.
     """
-    new, kept = (json.loads(path.read_text(encoding="utf-8")) for path in (measured, shipped))
-    if new["version"] != kept["version"]:
-        raise ValueError(f"{measured} is of version {new['version']}, the package's table of {kept['version']}")
-    devices: dict[str, dict[str, Any]] = kept["devices"]
-    for fingerprint, problems in new["devices"].items():
-        of_device = devices.setdefault(fingerprint.partition(",")[0], {})
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        table = read_table(path)
+    if warned:
+        raise ValueError(str(warned[0].message))
+    return table
+
+
+def merge_choices(measured: Table, shipped: Path) -> Path:
+    """Add measured choices of kernels to the package's, which are known by the device's name alone."""
+    kept = read_table(shipped)
+    for fingerprint, problems in measured.items():
+        of_device = kept.setdefault(fingerprint.partition(",")[0], {})
         for problem, ways in problems.items():
             of_device.setdefault(problem, {}).update(ways)
-    rows.replace(shipped, json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    write_table(shipped, kept)
     return shipped

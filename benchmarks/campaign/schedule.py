@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from campaign.runner import Step
+from campaign.journal import Step
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = "slimkern|gather|sum_pixels|sum_boxes|add_partial_sums"
@@ -25,14 +26,15 @@ def on_gpu(folder: Path) -> list[Step]:
     """The steps for a machine with a GPU; `folder` is the campaign's."""
     quick = ["--batches", "64", "--precisions", "bf16", "--repetitions", "8", "--budget", "12"]
     step_of = [*_bench("training_step"), *quick, "--skip", "compiled"]
+    untuned = [*step_of, "--scrolls", "0", "--backends", "torch", "native"]
     tuned = [*step_of, "eager", "--tune", "--scrolls"]
     kernels = [*_bench("step_kernels"), "--repetitions", "3", "--tune"]
     layers = [*_bench("scroll_conv2d"), "--batch", "64", "--experiment", "layers", "--repetitions", "10"]
     return [
         Step("build", "does the native core compile from its sources here", _build(), 150, beside=True),
-        Step("machine", "versions, clocks, copies, products, launches", _shell(_MACHINE), 40),
+        Step("machine", "versions, clocks, copies, products, launches", _machine(), 40),
         Step("kernels", "is every configuration right on ResNet-18's shapes", _check(folder), 75),
-        Step("step", "the step at scroll 0, nothing tuned", [*step_of, "--scrolls", "0"], 90),
+        Step("step", "the step at scroll 0, without Triton, untuned", untuned, 80),
         Step("tests", "tests/gpu in twelve processes", _tests("-n", "12"), 130),
         Step("tuned-step", "the captured step at scroll 0, tuned", [*tuned, "0"], 110),
         Step("step-kernels", "what each kernel of a step takes", kernels, 50),
@@ -52,22 +54,13 @@ def rehearsal(folder: Path) -> list[Step]:
     check = [*_python("check_scroll_conv2d.py"), "--device", "cpu", "--batch", "1", "--kinds", "ieee", "--scrolls", "1"]
     check += ["--shrink", "8", "--layers", "2", "--processes", "1", "--silence", "120", "--out", str(_checks(folder))]
     stand_in = "stands in for what only a GPU has"
-    step_of = [
-        *_bench("training_step"),
-        *small,
-        "--batches",
-        "2",
-        "--precisions",
-        "fp32",
-        "--only",
-        "plain",
-        "slimkern",
-    ]
+    step_of = [*_bench("training_step"), *small, "--batches", "2", "--precisions", "fp32"]
+    step_of += ["--only", "plain", "slimkern", "--skip", "compiled", "captured"]
     return [
         Step("build", "stands in for the compilers", [sys.executable, "-c", "print('compiled')"], 60, beside=True),
-        Step("machine", "copies, products, launches", [*_bench("machine"), *few], 120),
+        Step("machine", "copies, products, launches", _each([*_bench("machine"), *few], ["echo", "and no more"]), 120),
         Step("kernels", "one layer in Triton's interpreter", check, 300, {"TRITON_INTERPRET": "1"}),
-        Step("step", "the step", [*step_of, "--skip", "compiled", "captured"], 300),
+        Step("step", "the step", step_of, 300),
         Step("tests", "tests/gpu, which skip", _tests(), 300),
         Step("step-kernels", "the operators of a step", [*_bench("step_kernels"), *small, "--batch", "2",
              "--precision", "fp32", "--steps", "plain, eager"], 120),
@@ -76,9 +69,6 @@ def rehearsal(folder: Path) -> list[Step]:
 
 
 SCHEDULES: dict[str, Callable[[Path], list[Step]]] = {"gpu": on_gpu, "rehearsal": rehearsal}
-
-_INFO = "from slimkern.info import describe; print(describe())"  # without the command line, which wants an extra
-_MACHINE = f"nvidia-smi; {{python}} -c '{_INFO}'; {{python}} benchmarks/bench_machine.py"
 
 
 def _python(script: str) -> list[str]:
@@ -89,8 +79,16 @@ def _bench(name: str) -> list[str]:
     return _python(f"bench_{name}.py")
 
 
-def _shell(line: str) -> list[str]:
-    return ["bash", "-c", f"cd {ROOT} && {line.format(python=sys.executable)}"]
+def _each(*commands: Sequence[str]) -> list[str]:
+    """All commands in turn, whatever becomes of those before; it fails if one does."""
+    lines = [f"{shlex.join(command)} || failed=$?" for command in commands]
+    return ["bash", "-c", "\n".join([f"cd {shlex.quote(str(ROOT))} || exit", "failed=0", *lines, "exit $failed"])]
+
+
+def _machine() -> list[str]:
+    # Not by the command line, which wants an extra.
+    describe = [sys.executable, "-c", "from slimkern.info import describe; print(describe())"]
+    return _each(["nvidia-smi"], describe, _bench("machine"))
 
 
 def _checks(folder: Path) -> Path:
@@ -108,13 +106,22 @@ def _tests(*options: str) -> list[str]:
 
 
 def _build() -> list[str]:
-    """Compile a copy of the sources, beside what is installed."""
-    return _shell(
-        "copy=$(mktemp -d) && cp -r building csrc slimkern *.toml setup.py README.md LICENSE MANIFEST.in $copy && "
-        "cd $copy && rm -f slimkern/*.so && SLIMKERN_BUILD=cuda MAX_JOBS=4 {python} setup.py -q build_ext --inplace && "
-        "PYTHONPATH=$copy {python} -c 'from slimkern.ops import native; print(native.why_unavailable(\"cuda\"))' && "
-        "ls -l slimkern/*.so"
-    )
+    """Compile a copy of the sources, beside what is installed, and load what came of it."""
+    python = shlex.quote(sys.executable)
+    loads = "import sys; from slimkern.ops import native; sys.exit(native.why_unavailable('cuda'))"
+    lines = [
+        "set -e",
+        f"cd {shlex.quote(str(ROOT))}",
+        "copy=$(mktemp -d)",
+        "trap 'rm -rf \"$copy\"' EXIT",
+        'cp -r building csrc slimkern *.toml setup.py README.md LICENSE MANIFEST.in "$copy"',
+        'cd "$copy"',
+        "rm -f slimkern/*.so slimkern/build_report.json",
+        f"SLIMKERN_BUILD=cuda MAX_JOBS=4 {python} setup.py -q build_ext --inplace",
+        f'PYTHONPATH="$copy" {python} -c {shlex.quote(loads)}',
+        "ls -l slimkern/*.so",
+    ]
+    return ["bash", "-c", "\n".join(lines)]
 
 
 def sanitizer() -> str:
@@ -137,5 +144,4 @@ def _counters() -> list[str]:
 
 def _operators() -> list[str]:
     scripts = ("switchable_batch_norm", "pack_weights", "ragged_head")
-    runs = "; ".join(f"{{python}} benchmarks/bench_{name}.py --dtype bfloat16 --budget 12" for name in scripts)
-    return _shell(runs)
+    return _each(*([*_bench(name), "--dtype", "bfloat16", "--budget", "12"] for name in scripts))

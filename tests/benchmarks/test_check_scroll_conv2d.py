@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +48,46 @@ def test_a_process_that_dies_before_it_tries_anything_is_told_once(tmp_path: Pat
     assert verdicts(tmp_path, "raise SystemExit('no such GPU')") == [
         {"layer": 2, "kind": "ieee", "scroll": 1, "status": "crashed", "why": "no such GPU\n"}
     ]
+
+
+def test_what_a_library_prints_is_no_verdict(tmp_path: Path) -> None:
+    noise = "{no JSON", '{"number": 1', '{"level": "warning"}', "[1]"
+    text = "".join(f"print({line!r})\n" for line in noise) + 'print(\'{"number": 1, "status": "right"}\')'
+    assert verdicts(tmp_path, text) == [{"number": 1, "status": "right"}]
+
+
+def test_who_interrupts_it_blames_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "import json, os, signal\nprint(json.dumps({'number': 1}), flush=True)\nos.kill(os.getpid(), signal.SIGINT)"
+    with pytest.raises(KeyboardInterrupt):
+        verdicts(tmp_path, text)
+
+
+def test_an_interrupted_check_keeps_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(share: object, options: object) -> list:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "verdicts_of", interrupted)
+    judging = check.Judging(SimpleNamespace(processes=1, out=tmp_path / "out"))
+    judging.judge_all([SHARE, SHARE])
+    assert judging.interrupted.is_set() and not any(judging.counts.values()) and not (tmp_path / "out").exists()
+
+
+def test_a_child_whose_child_lives_on_is_not_waited_for(tmp_path: Path) -> None:
+    number = tmp_path / "number"
+    text = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)'])\n"
+        f"open({str(number)!r}, 'w').write(str(child.pid))\nsys.exit('no')"
+    )
+    (verdict,) = verdicts(tmp_path, text)
+    os.kill(int(number.read_text()), signal.SIGKILL)  # which fails if it has ended
+    assert verdict["status"] in ("crashed", "hung")
+
+
+def test_one_number_that_is_missing_makes_the_error_so() -> None:
+    true = torch.ones(3)
+    for results in ([true, true * torch.nan], [true * torch.nan, true]):
+        assert math.isnan(check.error(results, [true, true]))
 
 
 def small_work(scroll: int) -> object:

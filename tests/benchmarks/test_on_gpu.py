@@ -15,12 +15,16 @@ from pathlib import Path
 import pytest
 import torch
 
-kernel_cache = pytest.importorskip("kernel_cache")
-on_gpu = pytest.importorskip("on_gpu")
-schedule = pytest.importorskip("campaign.schedule")
-carry = pytest.importorskip("campaign.carry")
-importing = pytest.importorskip("campaign.importing")
-rows = pytest.importorskip("rows")
+pytest.importorskip("triton")
+
+import kernel_cache
+import on_gpu
+import rows
+from campaign import carry, importing, schedule
+from campaign.runner import CampaignError
+
+from slimkern.kernels.choice_table import VERSION
+
 ROOT = Path(on_gpu.ROOT)
 KILLED = "machine"
 
@@ -79,42 +83,72 @@ def test_a_second_call_finishes_the_rest(rehearsed: Path) -> None:
     assert "GB/s" in (rehearsed / "page.md").read_text()
 
 
-def test_a_campaign_becomes_stored_rows(
-    rehearsed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    results, choices = tmp_path / "results", tmp_path / "choices.json"
-    choices.write_text('{"version": 3, "devices": {"a GPU": {"known": {"torch": 1}}}}')
-    (rehearsed / "slimkern").mkdir(exist_ok=True)
-    measured = {"version": 3, "devices": {"a GPU, torch 9": {"known": {"packed": 2}, "new": {}}, "b, torch 9": {}}}
-    (rehearsed / "slimkern" / "choices-3.json").write_text(json.dumps(measured))
-    monkeypatch.setattr(rows, "RESULTS", results)
+def test_a_rehearsal_says_that_it_shows_nothing_of_a_gpu(rehearsed: Path) -> None:
+    after = (rehearsed / "page.md").read_text().split("## What to do next")[1]
+    assert "all ran" not in after and re.search(r"see why \d+ tests were skipped", after)
+
+
+def test_a_folder_is_for_one_campaign(rehearsed: Path) -> None:
+    with pytest.raises(CampaignError, match=r"is another campaign's, of .*rehearsal"):
+        on_gpu.claim(rehearsed, {"schedule": "gpu", "commit": "unknown", "device": "a GPU"})
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of campaigns, beside what they are imported into."""
+    for name in ("README.md", "docs", "benchmarks/results"):
+        source, target = ROOT / name, tmp_path / "into" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    choices = tmp_path / "into" / "choices.json"
+    choices.write_text(json.dumps({"version": VERSION, "devices": {"a GPU": {"known": {"torch": ENTRY}}}}))
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "into" / "benchmarks" / "results")
+    monkeypatch.setattr(importing, "README", tmp_path / "into" / "README.md")
+    monkeypatch.setattr(importing, "PICTURES", tmp_path / "into" / "docs")
     monkeypatch.setattr(importing, "CHOICES", choices)
-    monkeypatch.setattr(sys, "argv", ["on_gpu.py", "import", str(rehearsed)])
-    assert on_gpu.main() == 2  # a rehearsal trains no network that the README shows
-    told = capsys.readouterr().err
-    assert "holds no rows of training steps" in told and f"Stored all the same: {results}" in told
-    stored = [row for path in results.glob("*.json") for row in json.loads(path.read_text())]
-    assert {"training_step", "step_kernels"} <= {row["benchmark"] for row in stored}
-    kept = json.loads(choices.read_text())["devices"]
-    assert kept == {"a GPU": {"known": {"torch": 1, "packed": 2}, "new": {}}, "b": {}}
-
-
-def test_rows_of_the_network_that_the_readme_shows_become_its_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("README.md", "docs"):
-        source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "results")
+    folder = tmp_path / "campaign"
+    (folder / "slimkern").mkdir(parents=True)
     known = json.loads(next((ROOT / "benchmarks" / "results").glob("*.json")).read_text())
-    other = [{**row, "device": "NVIDIA Something"} for row in known if row["benchmark"] == "training_step"]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
-    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(importing, "README", tmp_path / "README.md")
-    monkeypatch.setattr(importing, "PICTURES", tmp_path / "docs")
-    monkeypatch.setattr(sys, "argv", ["on_gpu.py", "import", str(tmp_path)])
+    lines = [{**row, "device": "a GPU", "step": "step"} for row in known if row["benchmark"] == "training_step"]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    devices = {"a GPU, torch 9": {"known": {"packed": ENTRY}, "new": {}}, "b, torch 9": {}}
+    (folder / "slimkern" / f"choices-{VERSION}.json").write_text(json.dumps({"version": VERSION, "devices": devices}))
+    monkeypatch.setattr(sys, "argv", ["on_gpu.py", "import", str(folder)])
+    return folder
+
+
+ENTRY = {"configuration": None, "microseconds": 1.5}
+
+
+def test_a_campaign_becomes_rows_choices_and_the_table_of_the_readme(stored: Path) -> None:
     assert on_gpu.main() == 0
-    assert "NVIDIA Something" in (tmp_path / "README.md").read_text()
+    into = stored.parent / "into"
+    new = json.loads((into / "benchmarks" / "results" / "a-gpu.json").read_text())
+    assert new and all("step" not in row for row in new)
+    assert "a GPU" in (into / "README.md").read_text()
+    kept = json.loads((into / "choices.json").read_text())["devices"]
+    assert kept == {"a GPU": {"known": {"torch": ENTRY, "packed": ENTRY}, "new": {}}, "b": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("campaign.json", '{"schedule": "rehearsal"}', "its tiny shapes are no measurements"),
+        ("rows.jsonl", '{"benchmark": "x"}', "holds a row without case, name"),
+        (f"slimkern/choices-{VERSION}.json", "[]", "isn't a table"),
+        (f"slimkern/choices-{VERSION}.json", '{"version": 1, "devices": {}}', "isn't a table"),
+        (f"slimkern/choices-{VERSION}.json", '{"version": 3, "devi', "can't be read"),
+    ],
+    ids=["rehearsal", "row", "list", "version", "cut"],
+)
+def test_what_is_damaged_or_rehearsed_is_not_stored(
+    stored: Path, name: str, text: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stored / name).write_text(text + "\n")
+    before = {path: path.read_bytes() for path in (stored.parent / "into").rglob("*") if path.is_file()}
+    assert on_gpu.main() == 2
+    assert reason in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (stored.parent / "into").rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -188,11 +222,25 @@ def test_what_was_carried_is_put_in_place_once(tmp_path: Path, monkeypatch: pyte
         (carried / "lib" / name).write_text("carried")
     (root / "slimkern" / carry.LIBRARIES[0]).write_text("built here")
     monkeypatch.setattr(carry, "ROOT", root)
+    told: list[str] = []
     monkeypatch.delenv("PYTHONPATH", raising=False)
     for folder in (carried, tmp_path / "nothing"):
-        assert carry.unpack(folder) == {"PYTHONPATH": str(root)}
+        assert carry.unpack(folder, told.append) == {"PYTHONPATH": str(root)}
         kept = [(root / "slimkern" / name).read_text() for name in carry.LIBRARIES]
         assert kept == ["built here", "carried"]
+    assert told == [f"{carry.LIBRARIES[0]} of the checkout is used, not the one that was carried, which differs"]
+
+
+def test_what_was_damaged_on_the_way_is_told_and_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(carry, "WHEELS", {"rarely-met": "rarely_met"})
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "rarely_met-1.0-py3-none-any.whl").write_text("no wheel")
+    (tmp_path / "triton.tar.gz").write_text("no archive")
+    told: list[str] = []
+    assert set(carry.unpack(tmp_path, told.append)) == {"PYTHONPATH"}
+    assert [line.split(" that were carried ")[0] for line in told] == ["the wheels", "the kernels"]
 
 
 def test_wheels_of_what_is_missing_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

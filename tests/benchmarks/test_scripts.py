@@ -60,7 +60,8 @@ def test_the_training_step_stores_what_the_report_reads(tmp_path: Path, monkeypa
 
 
 def options(device: str, **changes: Any) -> Any:
-    arguments = {"device": device, "widths": 4, "scroll": 0, "channels": 8, "only": steps.KINDS, "skip": [], **changes}
+    known = {"only": steps.KINDS, "backends": steps.BACKENDS, "skip": []}
+    arguments = {"device": device, "widths": 4, "scroll": 0, "channels": 8, **known, **changes}
     return type("Options", (), arguments)
 
 
