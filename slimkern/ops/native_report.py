@@ -76,13 +76,12 @@ def _parsed(told: Any) -> BuildReport:
 
 def _part(told: Any) -> BuiltPart:
     try:
-        targets = told.get("architectures") or told["instruction sets"]
-        compiler, flags = told["compiler"], told["flags"]
+        part = BuiltPart(told.get("architectures") or told["instruction sets"], told["compiler"], told["flags"])
     except (AttributeError, KeyError, TypeError):
-        targets = compiler = flags = None
-    if not (isinstance(targets, list) and all(map(_is_text, [*targets, compiler, flags]))):
+        part = None
+    if not (part and isinstance(part.targets, list) and all(map(_is_text, [*part.targets, part.compiler, part.flags]))):
         raise ValueError("it doesn't say how its parts were built")
-    return BuiltPart(targets, compiler, flags)
+    return part
 
 
 def _is_text(told: Any) -> bool:
