@@ -7,6 +7,7 @@ with a warning, unless `SLIMKERN_BUILD` asks for it: the package then works with
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sysconfig
@@ -64,6 +65,27 @@ def libtorch(prefix: str = "-Wl,") -> list[str]:
     return [f"{prefix}--no-as-needed", f"-L{torch_root() / 'lib'}", "-ltorch", "-ltorch_cpu"]
 
 
+def _clear(folder: Path, command: build_ext) -> None:
+    """Remove what an earlier build left in a folder of the package: also the parts that this one leaves out."""
+    for name in (*(command.get_ext_filename(name) for name in (CPU, CUDA, REPORT)), REPORT_FILE):
+        (folder / Path(name).name).unlink(missing_ok=True)
+
+
+def _leave_word(folder: Path, left_out: dict[str, str]) -> None:
+    (folder / REPORT_FILE).write_text(json.dumps({"left out": left_out}))
+
+
+def _put(made: Path, target: Path) -> None:
+    """Put a copy into its place at once, as one that is cut short kills the process which loads it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.name}.part")
+    try:
+        shutil.copy(made, beside)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 class BuildPython(build_py):
     """Leaves word of what is missing where there is no compiler, and so no extension that could tell."""
 
@@ -73,7 +95,8 @@ class BuildPython(build_py):
         toolchain = Toolchain.find()
         if not toolchain.cxx:
             folder = self.get_package_dir("slimkern") if self.editable_mode else Path(self.build_lib, "slimkern")
-            Path(folder, REPORT_FILE).write_text(json.dumps({"left out": toolchain.left_out}))
+            _clear(Path(folder), self.get_finalized_command("build_ext"))
+            _leave_word(Path(folder), toolchain.left_out)
 
 
 class BuildNative(build_ext):
@@ -94,9 +117,9 @@ class BuildNative(build_ext):
         self.toolchain = Toolchain.find()
         self.left_out = dict(self.toolchain.left_out)
         self.report: dict[str, Any] = {}
+        _clear(Path(self.build_lib, "slimkern"), self)
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))
-            target.unlink(missing_ok=True)
             part = {CPU: "cpu", CUDA: "cuda"}.get(extension.name, "report")
             try:
                 made = {"cpu": self._build_cpu, "cuda": self._build_cuda, "report": self._build_report}[part](
@@ -107,24 +130,26 @@ class BuildNative(build_ext):
                     raise SystemExit(f"SLIMKERN_BUILD={mode()}: {part} can't be built: {error}") from None
                 self.left_out[part] = str(error).splitlines()[0]
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(made, target)
-        report = Path(self.build_lib, "slimkern", REPORT_FILE)
-        report.unlink(missing_ok=True)
+            _put(made, target)
         if "report" in self.left_out:
+            report = Path(self.build_lib, "slimkern", REPORT_FILE)
             report.parent.mkdir(parents=True, exist_ok=True)
             report.write_text(self._told())
 
     def copy_extensions_to_source(self) -> None:
-        """Put what was built beside the sources, in the place of what an earlier build left there."""
+        """Put what was built beside the sources, in the place of all that an earlier build left there."""
         folder = Path(self.get_finalized_command("build_py").get_package_dir("slimkern"))
-        files = [*(Path(self.get_ext_filename(own.name)).name for own in self.extensions), REPORT_FILE]
-        for name in files:
-            (folder / name).unlink(missing_ok=True)
-        super().copy_extensions_to_source()
-        report = Path(self.build_lib, "slimkern", REPORT_FILE)
-        if report.is_file():
-            shutil.copy(report, folder)
+        _clear(folder, self)
+        if not self.extensions:
+            _leave_word(folder, Toolchain.find().left_out)
+            return
+        for name in (
+            *(self.get_ext_filename(extension.name) for extension in self.extensions),
+            f"slimkern/{REPORT_FILE}",
+        ):
+            made = Path(self.build_lib, name)
+            if made.is_file():
+                _put(made, folder / made.name)
 
     def _build_cpu(self, name: str) -> Path:
         x86 = platform.machine() in ("x86_64", "AMD64")

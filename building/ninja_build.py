@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from toolchain import BuildError
@@ -29,6 +30,7 @@ rule link
 TELLING = re.compile(
     r"error(?!: ld returned)|undefined reference|multiple definition|cannot find|not found", re.IGNORECASE
 )
+OF_NINJA = re.compile(r"FAILED: |ninja: |\[\d+/\d+\] ")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def make_library(
     """Compile, `MAX_JOBS` at a time or as many as there are processors, and link what came of it.
 
     Raises:
-        BuildError: there is no ninja, or a compiler or the linker failed.
+        BuildError: there is no ninja, or a compiler or the linker failed, or made nothing.
         SystemExit: `MAX_JOBS` isn't a number.
     """
     program = _ninja()
@@ -60,8 +62,11 @@ def make_library(
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
     if not re.fullmatch(r"[1-9]\d*", jobs):
         raise SystemExit(f"MAX_JOBS={jobs} must be a number of processes, 1 or more")
+    _remove_what_is_due(program, folder)
     command = [program, "-j", jobs]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
@@ -69,7 +74,21 @@ def make_library(
             lines.append(line.rstrip())
     if process.returncode:
         raise BuildError("\n".join([_reason(lines), *lines])[:8000])
+    for output in [*(compilation.object for compilation in compilations), name]:
+        if not (folder / output).is_file():
+            raise BuildError(f"{output}: its command exited with 0, but didn't make it")
     return folder / name
+
+
+def _remove_what_is_due(program: str, folder: Path) -> None:
+    """Remove what is to be made again, so that an earlier one can't stand in for what a command doesn't make."""
+    told = subprocess.run([program, "-n"], cwd=folder, env=_environment(), capture_output=True, text=True).stdout
+    for output in re.findall(r"^\[\d+/\d+\] (?:compile|link) (.+)$", told, re.MULTILINE):
+        (folder / output).unlink(missing_ok=True)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "NINJA_STATUS": "[%f/%t] "}  # what is read here of ninja's lines goes by it
 
 
 def _ninja() -> str:
@@ -107,7 +126,9 @@ def _reason(lines: list[str]) -> str:
     failed = next((place for place, line in enumerate(lines) if line.startswith("FAILED: ")), None)
     if failed is None:
         return lines[-1] if lines else "ninja failed without a word"
-    # Below that line stand the command, what it printed, and ninja's own last words.
-    printed = [line for line in lines[failed + 2 :] if line and not line.startswith(("ninja: ", "["))]
+    # Below that line stand the command and what it printed; then comes another command, or ninja's own last words.
+    printed = list(takewhile(lambda line: not OF_NINJA.match(line), lines[failed + 2 :]))
     output = lines[failed].split()[-1]
-    return f"{output}: {next(filter(TELLING.search, printed), printed[0] if printed else 'no word of why')}"
+    code = re.match(r"FAILED: \[code=(\d+)\]", lines[failed])  # ninja tells it since version 1.13
+    silent = f"its command printed nothing and exited with {code[1] if code else 'an error'}"
+    return f"{output}: {next(filter(TELLING.search, printed), next(filter(None, printed), silent))}"

@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -158,6 +160,74 @@ def test_an_earlier_build_does_not_stand_in_for_one_that_failed(native_extension
     assert [path.name for path in source.iterdir()] == [native_extensions.REPORT_FILE]
 
 
+LIBRARY_FILES = ["libslimkern_cpu.so", "libslimkern_cuda.so"]
+MODULE_FILE = f"_build{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def leave_an_earlier_build(*folders: Path) -> None:
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (*LIBRARY_FILES, MODULE_FILE, "build_report.json"):
+            (folder / name).write_text("of an earlier build")
+
+
+@pytest.fixture
+def compiled(native_extensions: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """What each part comes to, on a machine with a C++ compiler."""
+    made = executable(tmp_path / "made", "of this build")
+    executable(tmp_path / "g++")
+    for part in ("cpu", "cuda", "report"):
+        monkeypatch.setattr(native_extensions.BuildNative, f"_build_{part}", lambda *_: made)
+    return made
+
+
+def test_a_part_that_is_left_out_leaves_no_library(
+    compiled: Path, native_extensions: ModuleType, tmp_path: Path
+) -> None:
+    folders = (tmp_path / "source", tmp_path / "lib" / "slimkern")
+    leave_an_earlier_build(*folders)
+    command = command_that_builds(native_extensions, tmp_path)
+    command.inplace = True
+    command.run()
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} == {LIBRARY_FILES[0], MODULE_FILE}
+        assert all(path.read_bytes() == compiled.read_bytes() and os.access(path, os.X_OK) for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("place", ["lib", "source"])
+@pytest.mark.usefixtures("compiled")
+def test_a_copy_that_is_cut_short_is_no_library(
+    place: str, native_extensions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def cut_short(source: Path, target: Path, **options: bool) -> None:
+        copy(source, target, **options)
+        if Path(target).is_relative_to(tmp_path / place):
+            Path(target).write_text("")
+            raise OSError("no space left")
+
+    monkeypatch.setattr(shutil, "copyfile", cut_short)
+    (tmp_path / "source").mkdir()
+    command = command_that_builds(native_extensions, tmp_path)
+    command.inplace = True
+    with pytest.raises(OSError, match="no space left"):
+        command.run()
+    folder = tmp_path / "source" if place == "source" else tmp_path / "lib" / "slimkern"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["build_ext --inplace", "editable_wheel"])
+@pytest.mark.parametrize("asked", ["none", "auto"])
+def test_a_build_of_nothing_leaves_nothing_but_word_of_it(asked: str, words: str, tmp_path: Path) -> None:
+    package = tmp_path / "sources" / "slimkern"
+    done = run_setup(tmp_path, {"SLIMKERN_BUILD": asked}, words, leave_an_earlier_build)
+    assert done.returncode == 0, done.stderr
+    assert not [path.name for path in package.iterdir() if ".so" in path.name]
+    told = "SLIMKERN_BUILD=none" if asked == "none" else "no C++ compiler (looked for g++, c++, clang++)"
+    assert json.loads((package / "build_report.json").read_text()) == {"left out": {"cpu": told, "cuda": told}}
+
+
 @pytest.mark.parametrize("asked", ["cpu", "cuda"])
 def test_what_is_asked_for_must_compile(
     asked: str, native_extensions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,14 +258,17 @@ def test_with_what_is_asked_for_comes_the_module(
 each_way_to_build = pytest.mark.parametrize("words", ["build_ext --inplace", "editable_wheel", "bdist_wheel"])
 
 
-def run_setup(folder: Path, variables: dict[str, str], words: str) -> subprocess.CompletedProcess[str]:
-    """Run setup.py on a copy of the sources, with no other compilers than those in this folder."""
+def run_setup(
+    folder: Path, variables: dict[str, str], words: str, prepare: Callable[[Path], None] = lambda package: None
+) -> subprocess.CompletedProcess[str]:
+    """Run setup.py on a copy of the sources, its package prepared, with no other compilers than this folder's."""
     sources = folder / "sources"
     sources.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
     for name in ("building", "csrc", "slimkern"):
         shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    prepare(sources / "slimkern")
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     environment |= {"PATH": str(folder), "CUDA_HOME": str(folder / "nowhere")} | variables
     command = [sys.executable, "setup.py", "-q", *words.split()]

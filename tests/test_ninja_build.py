@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -80,6 +81,45 @@ def test_a_failure_to_link_is_told_by_its_first_error(tmp_path: Path) -> None:
     project.without.write_text(project.with_header.read_text())
     with pytest.raises(toolchain.BuildError, match=r"^library\.so: .*multiple definition"):
         project.make()
+
+
+def program(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_compiler_that_makes_nothing_is_told(tmp_path: Path) -> None:
+    idle = program(tmp_path / "idle", "exit 0")
+    with pytest.raises(toolchain.BuildError, match=r"^\S+with\.cpp\.o: its command exited with 0, but didn't make it$"):
+        Project(tmp_path, [idle], "cpp").make()
+
+
+def test_a_linker_that_makes_nothing_is_told(tmp_path: Path) -> None:
+    compiles_only = program(tmp_path / "compiles", f'case "$*" in *-shared*) ;; *) exec {CXX} "$@" ;; esac')
+    with pytest.raises(toolchain.BuildError, match=r"^library\.so: its command exited with 0, but didn't make it$"):
+        Project(tmp_path, [compiles_only, "-fPIC"], "cpp").make()
+
+
+def test_what_was_made_before_does_not_stand_in_for_what_was_not(project: Project, tmp_path: Path) -> None:
+    project.make()
+    project.compiler[0] = program(tmp_path / "idle", "exit 0")
+    for _ in range(2):
+        with pytest.raises(toolchain.BuildError, match="its command exited with 0, but didn't make it"):
+            project.make()
+
+
+@pytest.mark.parametrize("status", ["", "%p "])
+def test_a_compiler_that_fails_without_a_word_is_told(
+    status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NINJA_STATUS", status)
+    monkeypatch.setenv("MAX_JOBS", "2")  # both fail, and neither speaks for the other
+    silent = program(tmp_path / "silent", "exit 3")
+    with pytest.raises(toolchain.BuildError) as failure:
+        Project(tmp_path, [silent], "cpp").make()
+    first = str(failure.value).splitlines()[0]
+    assert re.fullmatch(r"\S+with(out)?\.cpp\.o: its command printed nothing and exited with (3|an error)", first)
 
 
 @pytest.mark.parametrize("jobs", ["all", "0", "-1"])

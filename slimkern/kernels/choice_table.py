@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def read_table(path: Path) -> Table:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         warnings.warn(f"{path} can't be read ({error}): kernels are chosen without it", stacklevel=2)
         return {}
     if not _is_table(content):
@@ -93,15 +94,20 @@ def read_table(path: Path) -> Table:
 
 def _is_table(content: Any) -> bool:
     try:
-        entries = [
-            (entry["configuration"], float(entry["microseconds"]))
+        return content.get("version") == VERSION and all(
+            _is_entry(entry["configuration"], entry["microseconds"])
             for problems in content["devices"].values()
             for ways in problems.values()
             for entry in ways.values()
-        ]
-    except (AttributeError, KeyError, TypeError, ValueError):
+        )
+    except (AttributeError, KeyError, TypeError):
         return False
-    return content.get("version") == VERSION and all(isinstance(name, str | None) for name, _ in entries)
+
+
+def _is_entry(configuration: Any, microseconds: Any) -> bool:
+    """Whether a measurement can be compared with others: JSON also brings words, NaN, infinities and negative times."""
+    is_number = isinstance(microseconds, int | float) and not isinstance(microseconds, bool)
+    return isinstance(configuration, str | None) and is_number and 0 < microseconds < inf
 
 
 def add_entry(path: Path, place: str, problem: str, way: str, entry: dict[str, Any]) -> None:

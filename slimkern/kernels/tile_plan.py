@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from slimkern.shared_objects import build_module
 
 _LARGEST = 2**31 - 1
 
@@ -90,6 +91,6 @@ def _tiles_of(slab: int, grid: TileGrid) -> NDArray[np.int32]:
 
 
 try:
-    _compiled = import_module("slimkern._build").plan_tiles
-except (ImportError, AttributeError):  # nothing was compiled
+    _compiled = getattr(build_module(), "plan_tiles", None)
+except ImportError:  # what was compiled can't be loaded
     _compiled = None

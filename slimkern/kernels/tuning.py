@@ -128,7 +128,8 @@ class Tuner:
 
     def record(self, problem: Problem, way: str, configuration: str | None, microseconds: float) -> None:
         """Keep a measurement, here and in the user's cache."""
-        entry = {"configuration": configuration, "microseconds": round(microseconds, 2)}
+        # A coarse clock may read 0, and a file that holds such a time is no table.
+        entry = {"configuration": configuration, "microseconds": max(round(microseconds, 2), 0.01)}
         self._known.setdefault(problem.key, {})[way] = entry
         try:
             add_entry(self._own, self._place, problem.key, way, entry)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from slimkern.ops.native_report import read_report
+from slimkern.shared_objects import why_cut_short
 
 LIBRARIES = {name: Path(__file__).parents[1] / f"libslimkern_{name}.so" for name in ("cpu", "cuda")}
 
@@ -33,7 +34,7 @@ ON_CPU_ONLY = {"winograd_scatter", "winograd_gather"}
 
 
 def load(part: str) -> str | None:
-    """Load the library for a type of device; why it can't be used, if it can't, in the linker's own words."""
+    """Load the library for a type of device; why it can't be used, if it can't, as a rule in the linker's own words."""
     library = LIBRARIES[part]
     if not library.is_file():
         report = read_report()
@@ -43,6 +44,8 @@ def load(part: str) -> str | None:
             return f"{library.name} is gone, though the build made it"
         return "; ".join(filter(None, ["not compiled when slimkern was installed", report.problem]))
     try:
+        if reason := why_cut_short(library):
+            return reason
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError) as error:
         return f"{library.name} can't be loaded: {error.__cause__ or error}"  # torch puts the linker's words there

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).parents[1] / "build_report.json"
+from slimkern.shared_objects import BUILD_MODULE, PACKAGE, build_module
+
+FILE = PACKAGE / "build_report.json"
 """Where the build leaves its report if it could compile no module that tells it."""
 
-MODULE = "slimkern._build"
 PARTS = ("cpu", "cuda")
 
 
@@ -47,33 +46,43 @@ def read_report() -> BuildReport:
     if FILE.is_file():
         try:
             return _parsed(json.loads(FILE.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             return BuildReport(problem=f"{FILE.name} is damaged: {error}")
     try:
-        module: Any = import_module(MODULE)
-    except ModuleNotFoundError:
-        return BuildReport()
+        module: Any = build_module()
     except ImportError as error:
-        return BuildReport(problem=f"{MODULE} can't be loaded: {error}")
+        return BuildReport(problem=f"{BUILD_MODULE} can't be loaded: {error}")
+    if module is None:
+        return BuildReport()
     if missing := [name for name in ("report", "plan_tiles") if not hasattr(module, name)]:
-        return BuildReport(problem=f"{MODULE} is stale, it has no {' and no '.join(missing)}")
+        return BuildReport(problem=f"{BUILD_MODULE} is stale, it has no {' and no '.join(missing)}")
     try:
         return _parsed(module.report())
     except ValueError as error:
-        return BuildReport(problem=f"the report of {MODULE} is damaged: {error}")
+        return BuildReport(problem=f"the report of {BUILD_MODULE} is damaged: {error}")
 
 
 def _parsed(told: Any) -> BuildReport:
     if not isinstance(told, Mapping) or not isinstance(told.get("left out"), Mapping):
         raise ValueError("it doesn't say what was left out")
+    if not all(map(_is_text, told["left out"].values())):
+        raise ValueError("it doesn't say why a part was left out")
+    version = told.get("built against torch")
+    if not isinstance(version, str | None):
+        raise ValueError("it doesn't say against which torch its parts were built")
+    parts = {name: _part(told[name]) for name in PARTS if name in told}
+    return BuildReport(parts, dict(told["left out"]), version)
+
+
+def _part(told: Any) -> BuiltPart:
     try:
-        parts = {
-            name: BuiltPart(
-                list(part.get("architectures") or part["instruction sets"]), part["compiler"], part["flags"]
-            )
-            for name, part in told.items()
-            if name in PARTS
-        }
+        part = BuiltPart(told.get("architectures") or told["instruction sets"], told["compiler"], told["flags"])
     except (AttributeError, KeyError, TypeError):
-        raise ValueError("it doesn't say how its parts were built") from None
-    return BuildReport(parts, dict(told["left out"]), told.get("built against torch"))
+        part = None
+    if not (part and isinstance(part.targets, list) and all(map(_is_text, [*part.targets, part.compiler, part.flags]))):
+        raise ValueError("it doesn't say how its parts were built")
+    return part
+
+
+def _is_text(told: Any) -> bool:
+    return isinstance(told, str)

@@ -99,17 +99,31 @@ def test_other_kernels_have_another_hash(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(hashes) == 2
 
 
+def of_devices(devices: object) -> str:
+    return json.dumps({"version": VERSION, "devices": devices})
+
+
+def of_entry(microseconds: object, configuration: object = None) -> str:
+    """A table of two ways, of which the other one is sound."""
+    torch_way = {"configuration": None, "microseconds": 3.0}
+    packed = {"configuration": configuration, "microseconds": microseconds}
+    return of_devices({fingerprint(CPU): {LAYER.key: {"torch": torch_way, "packed": packed}}})
+
+
 @pytest.mark.parametrize(
     "content",
     [
         "{",
+        "[" * 100_000,
         "[]",
         json.dumps({"version": VERSION + 1, "devices": {}}),
         json.dumps({"version": VERSION}),
-        json.dumps({"version": VERSION, "devices": {"cpu": []}}),
-        json.dumps({"version": VERSION, "devices": {"cpu": {LAYER.key: {"packed": {"configuration": None}}}}}),
+        *map(of_devices, ([], "cpu", {"cpu": []}, {"cpu": {LAYER.key: []}}, {"cpu": {LAYER.key: {"packed": []}}})),
+        of_devices({"cpu": {LAYER.key: {"packed": {"configuration": None}}}}),
+        *map(of_entry, ("3.5", None, True, [], float("nan"), float("inf"), -1.0, 0, -(10**400))),
+        *(of_entry(2.0, configuration) for configuration in (5, ["7x7x7"])),
     ],
-    ids=["cut_off", "a_list", "of_another_version", "without_devices", "without_problems", "without_times"],
+    ids=lambda content: content[:8] if len(content) < 10 or content[:2] == "[[" else content[-40:],
 )
 def test_files_that_are_no_tables_are_ignored_with_a_warning(own: Path, content: str) -> None:
     own.parent.mkdir()
@@ -120,6 +134,18 @@ def test_files_that_are_no_tables_are_ignored_with_a_warning(own: Path, content:
     with pytest.warns(UserWarning, match="choices.json"):
         tuner.record(LAYER, "torch", None, 2.0)
     assert read_table(own)[fingerprint(CPU)][LAYER.key]["torch"]["microseconds"] == 2.0
+
+
+def test_a_whole_number_is_a_time_however_large(own: Path) -> None:
+    own.parent.mkdir()
+    for microseconds in (4, 10**400):
+        own.write_text(of_entry(microseconds), encoding="utf-8")
+        assert Tuner(CPU, own).fastest(LAYER, ["torch", "packed"]) == "torch"
+
+
+def test_a_clock_that_reads_nothing_leaves_a_table(own: Path) -> None:
+    Tuner(CPU, own).record(LAYER, "torch", None, 0.0)
+    assert 0 < read_table(own)[fingerprint(CPU)][LAYER.key]["torch"]["microseconds"] <= 0.01
 
 
 def test_a_cache_that_cannot_be_written_is_only_warned_about(tmp_path: Path) -> None:

@@ -143,6 +143,19 @@ def test_a_choice_that_is_no_longer_listed_is_passed_over(own: Path) -> None:
     assert Tuner(CPU, own).run(LAYER, {"packed": Passes().launch}) == CANDIDATES[0].name
 
 
+@pytest.mark.usefixtures("benchmark")
+def test_a_choice_that_is_no_longer_listed_is_measured_again(own: Path) -> None:
+    write_table(own, {HERE: {LAYER.key: {"packed": {"configuration": "7x7x7", "microseconds": 1.0}}}})
+    passes = Passes(fastest=CANDIDATES[3])
+    assert Tuner(CPU, own, measure=passes.milliseconds).run(LAYER, {"packed": passes.launch}) == CANDIDATES[3].name
+    assert read_table(own)[HERE][LAYER.key]["packed"] == {"configuration": CANDIDATES[3].name, "microseconds": 1e3}
+
+
+def test_a_configuration_of_a_way_that_takes_none_is_passed_over(own: Path) -> None:
+    write_table(own, {HERE: {LAYER.key: {"torch": {"configuration": "7x7x7", "microseconds": 1.0}}}})
+    assert Tuner(CPU, own).run(LAYER, {"torch": lambda configuration: configuration}) is None
+
+
 @pytest.mark.parametrize(
     ("device", "asked", "capturing", "expected"),
     [

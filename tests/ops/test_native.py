@@ -10,8 +10,10 @@ from types import ModuleType
 
 import pytest
 
+from slimkern import shared_objects
 from slimkern.ops import native, native_library, native_report
 from slimkern.ops.native_report import BuildReport, BuiltPart, read_report
+from slimkern.shared_objects import BUILD_MODULE
 from tests.building_modules import load
 
 PART_COMPILERS = {"cpu": "find_cxx", "cuda": "find_nvcc"}
@@ -51,6 +53,10 @@ def test_the_report_of_a_build_without_a_module_is_read(report_file: Path) -> No
     assert read_report() == BuildReport(built, {"cuda": "no nvcc"}, "2.11.0")
 
 
+def of_part(**told: object) -> str:
+    return json.dumps({"left out": {}, "cuda": {"compiler": "nvcc", "flags": "-O3", "architectures": ["9.0a"]} | told})
+
+
 @pytest.mark.parametrize(
     ("written", "message"),
     [
@@ -60,6 +66,16 @@ def test_the_report_of_a_build_without_a_module_is_read(report_file: Path) -> No
         ('{"left out": {}, "cpu": {"compiler": "g++"}}', "it doesn't say how its parts were built"),
         ('{"left out": {}, "cpu": "g++"}', "it doesn't say how its parts were built"),
         ("\xff", "'utf-8' codec can't decode"),
+        ("[" * 100_000, ""),
+        ('{"left out": {"cuda": 5}}', "it doesn't say why a part was left out"),
+        ('{"left out": {"cuda": null}}', "it doesn't say why a part was left out"),
+        ('{"left out": {}, "built against torch": 2}', "it doesn't say against which torch"),
+        *(
+            (of_part(architectures=told), "it doesn't say how its parts were built")
+            for told in ([9.0], "9.0", {"a": 1})
+        ),
+        (of_part(compiler=None), "it doesn't say how its parts were built"),
+        (of_part(flags=["-O3"]), "it doesn't say how its parts were built"),
     ],
 )
 def test_a_damaged_report_is_told(written: str, message: str, report_file: Path) -> None:
@@ -70,17 +86,26 @@ def test_a_damaged_report_is_told(written: str, message: str, report_file: Path)
 
 @pytest.mark.usefixtures("report_file")
 def test_a_module_of_the_build_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType(native_report.MODULE)
-    monkeypatch.setitem(sys.modules, native_report.MODULE, module)
+    module = ModuleType(BUILD_MODULE)
+    monkeypatch.setattr(native_report, "build_module", lambda: module)
     assert read_report().problem == "slimkern._build is stale, it has no report and no plan_tiles"
     module.plan_tiles = module.report = lambda: {}
     assert str(read_report().problem).startswith("the report of slimkern._build is damaged: it doesn't say")
 
-    def refuse(name: str) -> None:
+    def refuse() -> None:
         raise ImportError("undefined symbol: nowhere")
 
-    monkeypatch.setattr(native_report, "import_module", refuse)
+    monkeypatch.setattr(native_report, "build_module", refuse)
     assert read_report().problem == "slimkern._build can't be loaded: undefined symbol: nowhere"
+
+
+@pytest.mark.usefixtures("report_file")
+def test_a_module_of_another_copy_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = ModuleType(BUILD_MODULE)
+    other.plan_tiles = other.report = lambda: {"left out": {"cpu": "of the other copy"}}
+    monkeypatch.setitem(sys.modules, BUILD_MODULE, other)
+    monkeypatch.setattr(shared_objects, "PACKAGE", tmp_path)
+    assert read_report() == BuildReport()
 
 
 @pytest.fixture
@@ -107,13 +132,17 @@ def test_a_damaged_library_is_told_in_the_linkers_words(library: Path) -> None:
 
 
 @pytest.mark.skipif(CXX is None, reason="needs a C++ compiler")
-def test_a_library_that_wants_a_symbol_is_told_in_the_linkers_words(library: Path) -> None:
+def test_a_library_that_wants_a_symbol_or_its_end_is_told(library: Path) -> None:
     source = library.with_suffix(".cpp")
     source.write_text("extern int nowhere; int* wanted = &nowhere;")
     subprocess.run([str(CXX), "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
     reason = native_library.load("cpu")
     assert reason is not None
     assert reason.startswith("libslimkern_cpu.so can't be loaded: ") and "undefined symbol: nowhere" in reason
+    whole = library.read_bytes()
+    library.write_bytes(whole[:-1])
+    wanted = f"libslimkern_cpu.so is cut short: {len(whole) - 1} bytes, its header wants {len(whole)}"
+    assert native_library.load("cpu") == wanted
 
 
 @pytest.mark.skipif(native.why_unavailable("cpu") is not None, reason=f"{native.why_unavailable('cpu')}")
