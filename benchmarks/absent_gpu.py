@@ -68,25 +68,31 @@ def resources(code: Any) -> Resources:
 
 @cache
 def _resources(cubin: bytes, shared: int) -> Resources:
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", dumped(cubin, "resource-usage")).groups()
+    return Resources(int(registers), int(stack), shared)
+
+
+def dumped(cubin: bytes, what: str) -> str:
+    """What cuobjdump tells of compiled code: its resource-usage, or its sass."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [tool, "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
-    return Resources(int(registers), int(stack), shared)
+        return subprocess.run([tool, f"--dump-{what}", file.name], check=True, capture_output=True, text=True).stdout
 
 
 class Door:
-    """Stands for the driver: answers what is asked before a launch."""
+    """Stands for the driver of a GPU of a compute capability, such as 90: answers what is asked before a launch."""
+
+    def __init__(self, capability: int = 10 * GPU.major + GPU.minor) -> None:
+        self._capability = capability
 
     def get_current_target(self) -> Any:
         from triton.backends.compiler import GPUTarget
 
-        return GPUTarget("cuda", 10 * GPU.major + GPU.minor, WARP)
+        return GPUTarget("cuda", self._capability, WARP)
 
     def get_current_device(self) -> int:
         return 0

@@ -16,7 +16,7 @@ from collections import Counter
 import contenders
 import torch
 from floors import Machine, step_floor
-from profiled import recording
+from profiled import recording, spent
 from rows import finish, in_turns, parser, row
 from steps import BACKENDS, DTYPES, Training
 
@@ -74,12 +74,8 @@ def main() -> None:
     floors = step_floor(machine, arguments.batch, list(widths.fractions), dtype.itemsize, arguments.channels)
     floors["convolutions"] = floors.pop("convolutions forward") + floors.pop("convolutions backward")
     own: Counter[str] = Counter()
-    for event in profiled.key_averages():
-        # Kernels and operators both carry the time of kernels; take each once.
-        if on_gpu and event.device_type == torch.autograd.DeviceType.CUDA:
-            own[group_of(event.key)] += event.self_device_time_total
-        elif not on_gpu:
-            own[group_of(event.key)] += event.self_cpu_time_total
+    for name, (seconds_of_it, _) in spent(profiled, device).items():
+        own[group_of(name)] += seconds_of_it
     total = sum(own.values())
     step_seconds = statistics.median(seconds)
     case = {

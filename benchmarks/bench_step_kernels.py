@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Iterator
 
 import torch
-from profiled import recording
+from profiled import recording, spent
 from rows import Row, finish, left_out, parser, row
 from steps import BACKENDS, DTYPES, KINDS, Training, steps
 
@@ -42,18 +42,13 @@ def kernels(name: str, step: Training, options: argparse.Namespace) -> Iterator[
             step()
         if on_gpu:
             torch.cuda.synchronize()
-    spent: dict[str, tuple[float, int]] = {}
-    for event in seen.key_averages():
-        if on_gpu and event.device_type != torch.autograd.DeviceType.CUDA:
-            continue
-        seconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        spent[event.key] = seconds / 1e6 / options.repetitions, event.count
+    took = spent(seen, options.device)
     case = {"step": name, "batch": options.batch, "precision": options.precision, "scroll": options.scroll}
-    total, count = sum(seconds for seconds, _ in spent.values()), sum(count for _, count in spent.values())
-    spent = dict(sorted(spent.items(), key=lambda item: -item[1][0])) | {"all": (total, count)}
-    for kernel, (seconds, times) in spent.items():
+    total, count = map(sum, zip(*took.values(), strict=True))
+    took = dict(sorted(took.items(), key=lambda item: -item[1][0])) | {"all": (total, count)}
+    for kernel, (seconds, times) in took.items():
         figures = {"launches": times / options.repetitions, "share": seconds / total}
-        yield row("step_kernels", case, kernel[:LONGEST_NAME], [seconds], figures, options.device)
+        yield row("step_kernels", case, kernel[:LONGEST_NAME], [seconds / options.repetitions], figures, options.device)
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import queue
 import signal
 import subprocess
@@ -28,8 +27,10 @@ from typing import Any, NamedTuple
 
 import torch
 from convolutions import LAYERS, Work
-from rows import step_of_campaign
+from lines import add_line
 from torch import Tensor
+
+from slimkern.kernels.capturing import capturing
 
 PASSES = ("forward", "input gradient", "weight gradient")
 WAYS = ("in place", "packed")
@@ -69,10 +70,10 @@ def truths(work: Work, operation: str, dtype: torch.dtype) -> list[Tensor]:
 def error(results: Sequence[Tensor], true: Sequence[Tensor]) -> float:
     """The largest root mean square of an error, relative to the truth's; NaN if anything is."""
     sizes = [
-        ((result.double() - exact).square().mean() / exact.square().mean()).sqrt().item()
+        ((result.double() - exact).square().mean() / exact.square().mean()).sqrt()
         for result, exact in zip(results, true, strict=True)
     ]
-    return math.nan if any(map(math.isnan, sizes)) else max(sizes)
+    return torch.stack(sizes).max().item()  # Python's max may pass over what is no number
 
 
 def check(work: Work, share: Share, start: int, device: str) -> Iterator[Verdict]:
@@ -131,7 +132,7 @@ def equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 def replayed(launch: Any, expected: Sequence[Tensor]) -> dict[str, bool]:
     """Whether a CUDA graph of a launch gives the expected bits, and so a second time."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capturing(graph):
         results = flattened(launch())
     same = {}
     for when in ("in a graph", "in a second replay"):
@@ -286,8 +287,7 @@ class Judging:
             if verdict["status"] in BAD:
                 print(json.dumps(verdict), flush=True)
             if self._options.out:
-                with self._options.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(verdict | step_of_campaign()) + "\n")
+                add_line(self._options.out, verdict)
 
 
 def main() -> int:

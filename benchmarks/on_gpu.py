@@ -22,12 +22,12 @@ import sys
 from math import isfinite
 from pathlib import Path
 
-import rows
 from campaign.carry import carry, unpack
 from campaign.journal import Ending, Journal
 from campaign.page import write_page
 from campaign.runner import CampaignError, run
 from campaign.schedule import SCHEDULES
+from lines import replace
 
 ROOT = Path(__file__).resolve().parents[1]
 CARRIED = ROOT / "build" / "carried"
@@ -49,6 +49,8 @@ def why_not() -> str | None:
 
 def identity(rehearse: bool) -> dict[str, str]:
     """What a campaign is of: results of others don't belong into its folder."""
+    import rows
+
     schedule, device = ("rehearsal", rows.device_name("cpu")) if rehearse else ("gpu", rows.gpus())
     return {"schedule": schedule, "commit": rows.commit() or "unknown", "device": device}
 
@@ -63,7 +65,7 @@ def claim(folder: Path, known: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "campaign.json"
     if not path.is_file():
-        rows.replace(path, json.dumps(known) + "\n")
+        replace(path, json.dumps(known) + "\n")
     elif (others := path.read_text(encoding="utf-8")) != json.dumps(known) + "\n":
         raise CampaignError(f"{folder} is another campaign's, of {others.strip()}; this one is of {json.dumps(known)}")
 

@@ -7,12 +7,10 @@ as the arguments of a kernel have room for; whatever else there is launches one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import prod
 from typing import Any, NamedTuple
 
-import torch
-from time_model import GAP, MEMORY, MERGE
+from time_model import GAP, MEMORY, MERGE, tensors_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -67,7 +65,7 @@ class OperatorLaunches(TorchDispatchMode):
 
 
 def _launches(operator: Any, name: str, arguments: Any, result: Any) -> int:
-    given = list(_tensors([arguments]))
+    given = list(tensors_of([arguments]))
     if operator.namespace == "slimkern_native":
         return _of_compiled(name, arguments)
     if name.startswith(("_foreach", "_fused")):
@@ -107,12 +105,4 @@ def _moments(arguments: Any) -> Tensor | None:
 
 
 def _bytes(values: Any) -> int:
-    return sum(prod(own.shape) * own.element_size() for own in _tensors([values]))
-
-
-def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
-    for own in values:
-        if isinstance(own, torch.Tensor):
-            yield own
-        elif isinstance(own, list | tuple):
-            yield from _tensors(own)
+    return sum(prod(own.shape) * own.element_size() for own in tensors_of([values]))

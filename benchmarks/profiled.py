@@ -49,6 +49,17 @@ def recording(device: str, **options: Any) -> profile:
     return profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])], **options)
 
 
+def spent(seen: profile, device: str) -> dict[str, tuple[float, int]]:
+    """Seconds and number of each kernel on a GPU, of each operator on a CPU, by name; what they call isn't in it."""
+    if device != "cuda":
+        return {event.key: (event.self_cpu_time_total / 1e6, event.count) for event in seen.key_averages()}
+    return {  # operators carry the time of their kernels as well
+        event.key: (event.self_device_time_total / 1e6, event.count)
+        for event in seen.key_averages()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    }
+
+
 def _peak(seen: profile) -> int:
     """The most that allocations, less what was freed since the profiler began, ever came to."""
     results: Any = seen.profiler and seen.profiler.kineto_results

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lines import add_line, replace
 
 import slimkern
 
@@ -39,8 +40,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 STREAM = "SLIMKERN_ROWS"
 """Environment variable that names the file which rows are added to as they come."""
 
-STEP = "SLIMKERN_STEP"
-"""Environment variable that names the step of a campaign which they are of."""
 Row = dict[str, Any]
 Times = dict[str, list[float]]
 FEWEST = 3
@@ -179,13 +178,6 @@ def save(rows: Iterable[Row], folder: Path | None = None) -> list[Path]:
     return list(by_file)
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file at once, so that it holds the old text or the new one."""
-    beside = path.with_suffix(".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-
-
 def show(rows: Iterable[Row]) -> None:
     """Print rows, one a line."""
     for own in rows:
@@ -235,15 +227,9 @@ def finish(rows: Iterable[Row], options: argparse.Namespace) -> None:
 
 
 def stream(measured: Row) -> None:
-    """Add a row, and the step of a campaign that it is of, to the file that `SLIMKERN_ROWS` names, if it does."""
+    """Add a row to the file that `SLIMKERN_ROWS` names, if it does."""
     if path := os.environ.get(STREAM):
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(measured | step_of_campaign(), ensure_ascii=False) + "\n")
-
-
-def step_of_campaign() -> dict[str, str]:
-    """What a line that is added as it comes says of the step of a campaign that it is of; nothing outside of one."""
-    return {"step": os.environ[STEP]} if STEP in os.environ else {}
+        add_line(Path(path), measured)
 
 
 def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repetitions: int = 30, budget: float = 5.0) -> float:

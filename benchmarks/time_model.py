@@ -70,13 +70,13 @@ class Work:
 
 def work_of(kernel: str, arguments: dict[str, Any], grid: tuple[int, ...]) -> Work:
     """What a launch of one of our kernels does."""
-    tensors = list(_tensors(arguments.values()))
+    tensors = list(tensors_of(arguments.values()))
     moved = sum({own.data_ptr(): own.numel() * own.element_size() for own in tensors}.values())
     common = {"moved": moved, "warps": arguments.get("num_warps", 4), "stages": arguments.get("num_stages", 3)}
     none = np.zeros(int(np.prod(grid)), np.int64)
     if kernel == "add_partial_sums":
         return Work(none, none, 0, 0, kind="half", ending="reduction", **common)
-    (source, *_) = _tensors([arguments.get("sources", arguments.get("slabs", arguments.get("source")))])
+    (source, *_) = tensors_of([arguments.get("sources", arguments.get("slabs", arguments.get("source")))])
     size = source.element_size()
     common["kind"] = arguments["PRECISION"] if size == 4 else "half"
     if kernel.startswith("sum_"):
@@ -147,9 +147,10 @@ def _by_processor(numbers: NDArray[Any]) -> NDArray[Any]:
     return np.bincount(places, weights=numbers, minlength=GPU.multi_processor_count)
 
 
-def _tensors(values: Iterable[Any]) -> Iterable[torch.Tensor]:
+def tensors_of(values: Iterable[Any]) -> Iterable[torch.Tensor]:
+    """All tensors among values and lists of them, however deep."""
     for own in values:
         if isinstance(own, torch.Tensor):
             yield own
-        elif isinstance(own, tuple):
-            yield from _tensors(own)
+        elif isinstance(own, list | tuple):
+            yield from tensors_of(own)

@@ -6,14 +6,13 @@ import warnings
 from pathlib import Path
 
 import rows
+from lines import read_lines
 
-from campaign.journal import read_lines
-from slimkern.experiments.bench_report import bench_report
+from slimkern.experiments.bench_report import KEYS, bench_report
 from slimkern.experiments.runs import ReportError
 from slimkern.kernels.choice_table import Table, read_table, write_table
 
 README, PICTURES = rows.ROOT / "README.md", rows.ROOT / "docs"
-KEYS = ("benchmark", "case", "name", "milliseconds", "repetitions", "figures", "device", "versions", "commit")
 CHOICES = rows.ROOT / "slimkern" / "kernels" / "choices.json"
 
 

@@ -13,7 +13,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from lines import read_lines, replace
 
 Status = Literal["passed", "failed", "crashed", "hung", "no time"]
 LINES = ("rows.jsonl", "checks.jsonl")
@@ -71,23 +73,11 @@ class Journal:
     def add(self, ending: Ending) -> None:
         """Note an ending."""
         with self.path.open("ab+") as file:
-            if file.tell() and not self.path.read_bytes().endswith(b"\n"):  # whoever wrote last was cut short
-                file.write(b"\n")
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # whoever wrote last was cut short
+                    file.write(b"\n")
             file.write(json.dumps(asdict(ending)).encode() + b"\n")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file with one a line; lines that hold none, such as one that was cut short, are left out."""
-    lines = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(content, dict):
-                lines.append(content)
-    return lines
 
 
 def forget(folder: Path, step: str) -> None:
@@ -97,6 +87,4 @@ def forget(folder: Path, step: str) -> None:
         lines = read_lines(path)
         kept = [line for line in lines if line.get("step") != step]
         if len(kept) < len(lines):
-            beside = path.with_suffix(".part")
-            beside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
-            os.replace(beside, path)
+            replace(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))

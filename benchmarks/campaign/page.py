@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from campaign.journal import Ending, Step, read_lines
+from lines import read_lines
+
+from campaign.journal import Ending, Step
 
 Line = dict[str, Any]
 SHOWN_KERNELS = 12

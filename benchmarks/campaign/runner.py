@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rows import STEP
+from lines import STEP
 
 from campaign.journal import Ending, Journal, Step, forget
 from campaign.process import StepProcess

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -39,11 +40,12 @@ def on_gpu(folder: Path) -> list[Step]:
         Step("tuned-step", "the captured step at scroll 0, tuned", [*tuned, "0"], 110),
         Step("step-kernels", "what each kernel of a step takes", kernels, 50),
         Step("tuned-step-scrolled", "the captured step at scroll 1, tuned", [*tuned, "1"], 80),
-        Step("memory", "memcheck of our kernels", _memcheck(), 75),
+        Step("memory", "memcheck of our kernels", _sanitized("memcheck"), 75),
         Step("counters", "what limits the heaviest kernels", _counters(), 45),
         Step("operators", "batch norm, packing and heads by themselves", _operators(), 60),
         Step("layers", "each layer and pass by all contenders", layers, 120),
         Step("run", "one task as the paper trains it", [*_bench("run"), "--precisions", "bf16"], 60),
+        Step("races", "racecheck of our kernels", _sanitized("racecheck"), 120),
     ]
 
 
@@ -124,22 +126,25 @@ def _build() -> list[str]:
     return ["bash", "-c", "\n".join(lines)]
 
 
-def sanitizer() -> str:
-    """The program that checks memory accesses, by the name that works here."""
-    return shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+def tool_of_toolkit(name: str) -> str:
+    """Where a program of CUDA's toolkit is: on the path, or where a toolkit is said to be, or is as a rule."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    places = [name, *(f"{home}/bin/{name}" for home in homes if home)]
+    return next(filter(None, map(shutil.which, places)), places[-1])
 
 
-def _memcheck() -> list[str]:
+def _sanitized(check: str) -> list[str]:
     tests = [*_tests(), "-k", f"({CHECKED_FOR_MEMORY}) and {WITHOUT_CAPTURES}"]
-    return [sanitizer(), "--tool", "memcheck", "--kernel-name", f"regex={KERNELS}", "--error-exitcode", "99", *tests]
+    filtered = ["--kernel-name", f"regex={KERNELS}", "--error-exitcode", "99"]
+    return [tool_of_toolkit("compute-sanitizer"), "--tool", check, *filtered, *tests]
 
 
 def _counters() -> list[str]:
-    profiler = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
     step = [*_bench("step_kernels"), "--steps", "slimkern triton, eager", "--repetitions", "0", "--tune"]
-    return [profiler, "--clock-control", "none", "--kernel-name", f"regex:{HEAVIEST}", "--launch-skip", "100",
-            "--launch-count", "60", "--section", "SpeedOfLight", "--section", "Occupancy", "--section", "LaunchStats",
-            "--csv", "--page", "raw", *step]  # fmt: skip
+    chosen = ["--kernel-name", f"regex:{HEAVIEST}", "--launch-skip", "100", "--launch-count", "60"]
+    sections = [word for name in ("SpeedOfLight", "Occupancy", "LaunchStats") for word in ("--section", name)]
+    told = ["--clock-control", "none", *chosen, *sections, "--csv", "--page", "raw"]
+    return [tool_of_toolkit("ncu"), *told, *step]
 
 
 def _operators() -> list[str]:

@@ -37,7 +37,9 @@ STEPS = (
     *(f"slimkern {backend}, {way}" for backend in ("torch", "native", "triton") for way in ("eager", "captured")),
 )
 """All that `benchmarks/bench_training_step.py` measures where there is a GPU, in the order of the tables."""
-_KEYS = ("benchmark", "case", "name", "milliseconds", "repetitions", "figures", "device", "versions", "commit")
+KEYS = ("benchmark", "case", "name", "milliseconds", "repetitions", "figures", "device", "versions", "commit")
+"""What every row has."""
+
 _CASES = {
     "training_step": ("batch", "precision"),
     "step_breakdown": ("batch", "precision", "scroll", "backend"),
@@ -98,7 +100,7 @@ def _checked(row: Row) -> Row:
     Raises:
         KeyError, TypeError: it hasn't.
     """
-    itemgetter(*_KEYS)(row)
+    itemgetter(*KEYS)(row)
     itemgetter("p50")(row["milliseconds"])
     itemgetter("torch")(row["versions"])
     keys = _CASES.get(row["benchmark"])

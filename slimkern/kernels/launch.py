@@ -89,7 +89,9 @@ def programs(
 
     Raises:
         OutOfResources: the code takes more than the device has.
+        RuntimeError: see `refuse_in_capture`.
     """
+    refuse_in_capture(device)
     if device.type != "cuda":
         return INTERPRETED_PROGRAMS
     code = kernel.warmup(*arguments, grid=(1,), **constants)

@@ -16,15 +16,7 @@ from torch import Tensor
 from slimkern.kernels.capturing import keep_for_graphs
 from slimkern.kernels.configurations import Configuration
 from slimkern.kernels.geometry import Geometry, Pair
-from slimkern.kernels.launch import (
-    INTERPRETED,
-    check_boxes,
-    on_device,
-    precision,
-    programs,
-    refuse_in_capture,
-    with_scratch,
-)
+from slimkern.kernels.launch import INTERPRETED, check_boxes, on_device, precision, programs, with_scratch
 from slimkern.kernels.scroll_conv2d_boxes import gather_boxes
 from slimkern.kernels.scroll_conv2d_gather import gather
 from slimkern.kernels.scroll_conv2d_row import GatherRow
@@ -109,7 +101,6 @@ class Plan:
 
     def _share_out(self, tensors: Sequence[Any], sizes: Sequence[int], constants: dict[str, Any]) -> tuple[Tensor, ...]:
         device = self.table.device
-        refuse_in_capture(device)
         stand_ins = [self.table] * (3 if self.configuration.boxes else 2)
         most = programs(device, self.configuration, self.kernel, (*tensors, *stand_ins, *sizes), constants)
         shares = plan_tiles(self.grids, min(most, sum(grid.pixel_tiles * grid.channel_tiles for grid in self.grids)))

@@ -14,16 +14,7 @@ from torch import Tensor
 from slimkern.kernels.capturing import keep_for_graphs
 from slimkern.kernels.configurations import ReductionConfiguration
 from slimkern.kernels.geometry import Geometry, Pair
-from slimkern.kernels.launch import (
-    INTERPRETED,
-    Unsuitable,
-    check_boxes,
-    on_device,
-    precision,
-    programs,
-    refuse_in_capture,
-    with_scratch,
-)
+from slimkern.kernels.launch import INTERPRETED, Unsuitable, check_boxes, on_device, precision, programs, with_scratch
 from slimkern.kernels.reduction_plan import plan_reduction
 from slimkern.kernels.scroll_conv2d_reduction import add_partial_sums, sum_boxes, sum_pixels
 from slimkern.kernels.scroll_conv2d_rows import check_every_pixel
@@ -141,7 +132,6 @@ class Plan:
     def _cut(
         self, slabs: Sequence[Tensor], grads: Sequence[Tensor], pixels: int, constants: dict[str, Any]
     ) -> tuple[Tensor, ...]:
-        refuse_in_capture(self.device)
         stand_ins = [slabs[0].new_zeros(1, dtype=dtype) for dtype in (*[torch.int32] * 3, torch.float32)]
         arguments = (tuple(slabs), tuple(grads), *stand_ins, pixels)
         items = self.configuration.waves * programs(self.device, self.configuration, self.kernel, arguments, constants)

@@ -23,11 +23,9 @@ HOW_TO_BUILD = (
 
 
 def _load_all() -> dict[str, str | None]:
+    # The library for CUDA adds to that for the CPU.
     of_cpu = native_library.load("cpu")
-    return {
-        "cpu": of_cpu,
-        "cuda": of_cpu or native_library.load("cuda"),
-    }  # the library for CUDA adds to that for the CPU
+    return {"cpu": of_cpu, "cuda": of_cpu or native_library.load("cuda")}
 
 
 _UNAVAILABLE = _load_all()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from slimkern.ops.native_report import read_report
-from slimkern.shared_objects import why_cut_short
+from slimkern.shared_objects import PACKAGE, why_cut_short
 
-LIBRARIES = {name: Path(__file__).parents[1] / f"libslimkern_{name}.so" for name in ("cpu", "cuda")}
+LIBRARIES = {name: PACKAGE / f"libslimkern_{name}.so" for name in ("cpu", "cuda")}
 
 SCHEMAS = {
     "batch_norm_forward": "(Tensor[] slabs, Tensor? weight, Tensor? bias, int[] offsets, Tensor? running_mean, "

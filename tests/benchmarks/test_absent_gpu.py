@@ -22,6 +22,7 @@ from triton.runtime.jit import JITFunction
 
 from slimkern.kernels import scroll_conv2d_plan
 from slimkern.ops import backends
+from tests.benchmarks.few_launches import stem
 
 ROOT = Path(__file__).resolve().parents[2]
 CONVOLUTIONS = 20
@@ -32,11 +33,6 @@ CONVOLUTIONS = 20
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "torch")  # a step sets it
     yield
-
-
-def stem() -> None:
-    problem, launch = Work(Layer(3, 32, 3, 1, 8, 1), 4, torch.bfloat16, "cpu").by_triton("forward", "in place")
-    launch(problem.candidates(True, 1 << 20)[0])
 
 
 def test_every_launch_of_a_step_comes_to_the_door() -> None:

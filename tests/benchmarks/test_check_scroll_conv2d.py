@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.gpu import test_scroll_conv2d
+
 check = pytest.importorskip("check_scroll_conv2d")
 convolutions = pytest.importorskip("convolutions")
 
@@ -88,6 +90,8 @@ def test_one_number_that_is_missing_makes_the_error_so() -> None:
     true = torch.ones(3)
     for results in ([true, true * torch.nan], [true * torch.nan, true]):
         assert math.isnan(check.error(results, [true, true]))
+        assert math.isnan(test_scroll_conv2d.errors(results, [true, true]))
+        assert math.isnan(test_scroll_conv2d.largest(results))
 
 
 def small_work(scroll: int) -> object:

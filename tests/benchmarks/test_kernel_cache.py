@@ -7,19 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("triton")
 
 import dry_runs
 import kernel_cache
 from absent_gpu import absent_gpu
-from convolutions import Layer, Work
 
-
-def stem() -> None:
-    problem, launch = Work(Layer(3, 32, 3, 1, 8, 1), 4, torch.bfloat16, "cpu").by_triton("forward", "in place")
-    launch(problem.candidates(True, 1 << 20)[0])
+from tests.benchmarks.few_launches import stem
 
 
 def test_a_cache_is_filled_in_shares_and_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

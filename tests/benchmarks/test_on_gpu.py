@@ -170,6 +170,26 @@ def test_without_a_gpu_it_says_so_and_does_nothing() -> None:
     assert done.stderr.splitlines()[-1].startswith("there is nothing to do without a GPU: torch ")
 
 
+def test_without_torch_it_says_so() -> None:
+    done = subprocess.run([sys.executable, "-S", on_gpu.__file__], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "there is nothing to do without a GPU: torch is not installed\n"
+
+
+@pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH"])
+@pytest.mark.parametrize("name", ["compute-sanitizer", "ncu"])
+def test_tools_of_a_toolkit_that_is_named_are_found(
+    name: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "bin" / name
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert schedule.tool_of_toolkit(name) == str(tool)
+
+
 def test_every_command_of_the_schedule_takes_its_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

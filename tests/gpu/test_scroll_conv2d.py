@@ -159,15 +159,16 @@ def times_torch(kind: str) -> int:
 
 def errors(given: Sequence[Tensor], truths: Sequence[Tensor]) -> float:
     """The largest root mean square of an error, relative to the truth's."""
-    return max(
-        ((own.double() - true).square().mean() / true.square().mean()).sqrt().item()
+    sizes = [
+        ((own.double() - true).square().mean() / true.square().mean()).sqrt()
         for own, true in zip(given, truths, strict=True)
-    )
+    ]
+    return torch.stack(sizes).max().item()  # Python's max may pass over what is no number
 
 
 def largest(tensors: Sequence[Tensor]) -> float:
     """The largest of all absolute values."""
-    return max(tensor.abs().max().item() for tensor in tensors)
+    return torch.stack([tensor.abs().max() for tensor in tensors]).max().item()
 
 
 def same_bits(given: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -20,9 +18,12 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
-from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 from triton.runtime.jit import JITFunction
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import absent_gpu
 
 from slimkern.kernels.configurations import FAMILIES
 from slimkern.kernels.geometry import Geometry
@@ -32,7 +33,6 @@ from slimkern.kernels.scroll_conv2d_stem import forward_shared
 from slimkern.kernels.scroll_conv2d_weight_gradient import weight_gradient
 from slimkern.kernels.slab_table import nested, packed, private
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 DTYPES = {"half": torch.bfloat16, "tf32": torch.float32, "ieee": torch.float32}
 HOPPER = 90
 SHARES = (1, 2, 3, 4)
@@ -41,34 +41,11 @@ INSTRUCTIONS["atomic sums"] = r"\b(?:RED|ATOM)[GS]?\.\S*ADD\b"
 THREE = Geometry((3, 3), padding=(1, 1))
 
 
-class Elsewhere:
-    """Stands for the driver of a GPU that isn't here."""
-
-    def __init__(self, capability: int) -> None:
-        self._target = GPUTarget("cuda", capability, 32)
-
-    def get_current_target(self) -> GPUTarget:
-        return self._target
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
 def needed(built: CompiledKernel) -> dict[str, int]:
     """Registers, memory, and how often some instructions stand in the code."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(built.asm["cubin"])
-        cubin.flush()
-        usage, code = (
-            subprocess.run([CUOBJDUMP, f"--dump-{what}", cubin.name], check=True, capture_output=True, text=True).stdout
-            for what in ("resource-usage", "sass")
-        )
-    registers, stack = (int(number) for number in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
+    code = absent_gpu.dumped(built.asm["cubin"], "sass")
     counts = {name: len(re.findall(pattern, code)) for name, pattern in INSTRUCTIONS.items()}
-    return {"registers": registers, "shared": built.metadata.shared, "stack": stack} | counts
+    return absent_gpu.resources(built)._asdict() | counts
 
 
 class Variant(NamedTuple):
@@ -164,7 +141,7 @@ def main(capability: int, families: list[str]) -> None:
         print(json.dumps(label | {"kernel": kernel.__name__, "triton": triton.__version__} | found), flush=True)
 
     JITFunction.run = compile_only
-    triton.runtime.driver.set_active(Elsewhere(capability))
+    triton.runtime.driver.set_active(absent_gpu.Door(capability))
     for family, kind in product(families, DTYPES):
         torch.backends.cudnn.allow_tf32 = kind == "tf32"
         for place, own in enumerate(FAMILIES[family][kind]):
